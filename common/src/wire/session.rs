@@ -1,0 +1,224 @@
+//! The conversation of a client with the NameNode: one connection, one long stream.
+//!
+//! Requests are pipelined. Answers and pushes travel back on the same ordered stream, so a recall can never
+//! overtake the answer that granted the lease. See [`crate::rpc`] for the frames.
+
+use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
+use super::error::ServiceError;
+use super::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
+use crate::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// A request of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Opens a session on this connection. Answer: [`Reply::Session`].
+    OpenSession(ClientInfo),
+    /// Continues a session on a new connection, within its lifetime, by the same certificate. The lists
+    /// restore what the NameNode keeps only in memory. Answer: [`Reply::Session`] or `SessionExpired`.
+    ResumeSession {
+        /// Which session.
+        session: SessionId,
+        /// Inodes that the client has open.
+        open: Vec<Ino>,
+        /// Locks that the client holds.
+        locks: Vec<(Ino, Lock)>,
+    },
+    /// Ends the session: locks and open-unlinked files are freed at once. Answer: [`Reply::Done`].
+    CloseSession,
+    /// Shows that the client lives; any other request does as well. Answer: [`Reply::Done`].
+    Renew,
+    /// Answer: [`Reply::Query`].
+    Query(Query),
+    /// Answer: [`Reply::Mutation`]. A slot carries one mutation at a time, `sequence` grows by one with each;
+    /// the same slot and sequence again is a retry and gets the first answer.
+    Mutate {
+        /// 0 to [`SESSION_SLOTS`](crate::limits::SESSION_SLOTS) - 1.
+        slot: u16,
+        /// 1 for the slot's first mutation.
+        sequence: u64,
+        /// What to change.
+        mutation: Mutation,
+    },
+    /// The session has the inode open (at least once): it outlives its last name until `Close`.
+    /// Answer: [`Reply::Attr`], or `Stale` when it is gone.
+    Open {
+        /// Inode.
+        ino: Ino,
+    },
+    /// The session has these inodes no longer open. Answer: [`Reply::Done`].
+    Close {
+        /// Inodes.
+        inos: Vec<Ino>,
+    },
+    /// Sets or frees a byte-range lock. Answer: [`Reply::Done`], or the errors `WouldBlock` (`wait` not set,
+    /// or the deadline passed) and `Deadlock`.
+    SetLock {
+        /// File.
+        ino: Ino,
+        /// The lock; kind `Unlock` frees the range.
+        lock: Lock,
+        /// Wait until it is free: the NameNode answers within [`LOCK_WAIT_MAX_MS`], the client asks again.
+        wait: bool,
+    },
+    /// The first lock that conflicts. Answer: [`Reply::Lock`].
+    TestLock {
+        /// File.
+        ino: Ino,
+        /// The lock that one would like to have.
+        lock: Lock,
+    },
+    /// Ends the waiting of this owner on this file: its `SetLock` is answered `Interrupted`.
+    /// Answer: [`Reply::Done`].
+    CancelLock {
+        /// File.
+        ino: Ino,
+        /// Owner within the session.
+        owner: u64,
+    },
+    /// Ids for chunks of a file, in groups of its replication policy whose members are all healthy where such
+    /// a group exists. Answer: [`Reply::Grants`], or `NoSpace`.
+    AllocChunks {
+        /// File; its policy decides.
+        ino: Ino,
+        /// How many ids are wanted; fewer may come, at least one.
+        count: u32,
+        /// Nodes that failed this client lately: groups without them are preferred.
+        avoid: Vec<NodeId>,
+    },
+    /// The table of nodes and placement groups. Answer: [`Reply::Placement`].
+    Placement,
+    /// Answer: [`Reply::Status`].
+    ClusterStatus,
+    /// Starts an online check of metadata against data, or joins the running one. Answer: [`Reply::Fsck`].
+    FsckStart(FsckOptions),
+    /// How far the check with this number is. Answer: [`Reply::Fsck`].
+    FsckPoll {
+        /// From [`FsckProgress::run`].
+        run: u64,
+    },
+    /// The client dropped what it cached under these leases. Answer: none is waited for ([`Reply::Done`]).
+    RecallDone {
+        /// [`Push::Recall`]'s number, and whether the client has the inode open.
+        recalls: Vec<(u64, bool)>,
+    },
+    /// The client no longer caches these inodes; the flag says that it has one open. Answer: [`Reply::Done`].
+    ReturnLeases {
+        /// Inodes.
+        inos: Vec<(Ino, bool)>,
+    },
+}
+
+/// The longest that the NameNode lets a waiting `SetLock` wait before it answers `WouldBlock`.
+pub const LOCK_WAIT_MAX_MS: u64 = 10_000;
+
+/// Who a session belongs to, for `quarry status` and the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// What it is for: a mount point, `gateway`, `cli`.
+    pub purpose: String,
+}
+
+/// The kind of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LockKind {
+    /// Shared.
+    Read,
+    /// Exclusive.
+    Write,
+    /// None: frees the range.
+    Unlock,
+}
+
+/// A byte-range lock. `flock` is one over the whole range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lock {
+    /// The owner within the session, as the kernel numbers them.
+    pub owner: u64,
+    /// Shown to others by `F_GETLK`.
+    pub pid: u32,
+    /// First byte.
+    pub start: u64,
+    /// Last byte, inclusive; `u64::MAX` or `i64::MAX` to the end.
+    pub end: u64,
+    /// Kind.
+    pub kind: LockKind,
+}
+
+/// A run of chunk ids of one group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkGrant {
+    /// The group.
+    pub pg: PgId,
+    /// The first id.
+    pub first: ChunkId,
+    /// How many consecutive ids.
+    pub count: u32,
+}
+
+/// How a lease lets its holder cache an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum LeaseMode {
+    /// Attributes, extended attributes, data, and of a directory its entries and absent names.
+    Shared,
+    /// The same, and changes of data, size and times may wait in the holder.
+    Exclusive,
+}
+
+/// The right to cache an inode for [`LEASE_TERM`](crate::limits::LEASE_TERM) after the holder sent the last
+/// request that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// Inode.
+    pub ino: Ino,
+    /// How.
+    pub mode: LeaseMode,
+}
+
+/// The answer to a request: what was asked for, and leases granted with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// Answer or error.
+    pub result: Result<Reply, ServiceError>,
+    /// Leases that hold for what the answer says.
+    pub leases: Vec<LeaseGrant>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Reply {
+    Done,
+    Session { session: SessionId, cluster: String, default_replication: super::cluster::Replication },
+    Query(QueryReply),
+    Mutation(MutationReply),
+    Attr(Attr),
+    Lock(Option<Lock>),
+    Grants(Vec<ChunkGrant>),
+    Placement(Placement),
+    Status(Box<ClusterStatus>),
+    Fsck(FsckProgress),
+}
+
+/// What the NameNode says without being asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Push {
+    /// Give back the lease on this inode, or keep a shared one if `keep` says so; answer with `RecallDone`.
+    Recall {
+        /// Numbers the recalls of a session.
+        number: u64,
+        /// Inode.
+        ino: Ino,
+        /// What may stay.
+        keep: Option<LeaseMode>,
+    },
+    /// The table of placement groups changed: ask for it before the next write.
+    PlacementChanged {
+        /// Its new version.
+        version: u64,
+    },
+}
