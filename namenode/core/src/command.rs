@@ -1,0 +1,138 @@
+//! What goes into the state machine through the log, and what comes out.
+
+use quarry_common::ids::{ChunkId, Epoch, Ino, PgId, SessionId};
+use quarry_common::wire::cluster::{Member, RegisterNode, Replication};
+use quarry_common::wire::error::ServiceError;
+use quarry_common::wire::fs::{Mutation, MutationReply, Timestamp};
+use quarry_common::wire::session::ClientInfo;
+use serde::{Deserialize, Serialize};
+
+/// One step of the state machine. Everything that is not determined by the state is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The proposer's clock.
+    pub now: Timestamp,
+    /// What to do.
+    pub body: Body,
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// The first command of a new cluster. Outcome: [`Outcome::Done`].
+    Format {
+        /// Cluster name.
+        cluster: String,
+        /// Policy where no directory says otherwise.
+        default_replication: Replication,
+    },
+    /// A client's change of the namespace. Outcome: [`Outcome::Mutation`].
+    Mutate {
+        /// Whose.
+        session: SessionId,
+        /// The session's slot.
+        slot: u16,
+        /// The slot's count.
+        sequence: u64,
+        /// The change.
+        mutation: Mutation,
+    },
+    /// Outcome: [`Outcome::Session`].
+    OpenSession {
+        /// Id of the client's certificate.
+        owner: String,
+        /// For people.
+        info: ClientInfo,
+    },
+    /// Outcome: [`Outcome::Done`], also if there is no such session.
+    EndSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Frees orphans that nobody has open; an inode that is no orphan is passed over. The work of one command is
+    /// bounded. Outcome: [`Outcome::Reaped`].
+    Reap {
+        /// Which.
+        inos: Vec<Ino>,
+    },
+    /// A DataNode shows up, or has a new address. Outcome: [`Outcome::Done`].
+    RegisterNode(RegisterNode),
+    /// Changes placement groups, all of the list or none. Outcome: [`Outcome::Done`] or [`Outcome::Refused`].
+    ChangeGroups(Vec<GroupChange>),
+    /// Sets sequence numbers of a group aside for new chunks. Outcome: [`Outcome::Reserved`].
+    ReserveChunks {
+        /// The group.
+        pg: PgId,
+        /// How many.
+        count: u32,
+    },
+    /// These entries of the delete queue are gone from all DataNodes. Outcome: [`Outcome::Done`].
+    ChunksDeleted {
+        /// As [`State::delete_queue`](crate::State::delete_queue) gave them.
+        entries: Vec<(Timestamp, ChunkId)>,
+    },
+    /// From now on a chunk of the group with a smaller sequence number cannot be brought in any more: one that no
+    /// file refers to is garbage. Outcome: [`Outcome::Done`].
+    RaiseFloor {
+        /// The group.
+        pg: PgId,
+        /// The first sequence that may still come.
+        sequence: u64,
+    },
+}
+
+/// A new member list for a placement group, checked against the one it was decided on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupChange {
+    /// The group.
+    pub pg: PgId,
+    /// The epoch that the decision saw; 0 makes a new group, whose members must all be serving.
+    pub expected: Epoch,
+    /// The group's policy; must stay the same.
+    pub replication: Replication,
+    /// All members afterwards. One that is new starts syncing; a stale one must sync before it serves; at least one
+    /// that served goes on serving.
+    pub members: Vec<Member>,
+    /// Why, for the log.
+    pub reason: String,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// To the client.
+    Mutation(Result<MutationReply, ServiceError>),
+    /// A new session.
+    Session(SessionId),
+    /// `count` consecutive ids from `first` on are the proposer's to hand out.
+    Reserved {
+        /// The first id.
+        first: ChunkId,
+        /// How many.
+        count: u32,
+    },
+    /// Orphans of the command that still have data: reap them again.
+    Reaped {
+        /// In the command's order.
+        left: Vec<Ino>,
+    },
+    /// Done.
+    Done,
+    /// Nothing happened, for this reason.
+    Refused(String),
+}
+
+/// What the shell may have to act on after a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// The inode's attributes, data, extended attributes or entries changed.
+    Changed(Ino),
+    /// The inode lost its last name: reap it when nobody has it open.
+    Orphaned(Ino),
+    /// The delete queue grew.
+    DeleteChunks,
+    /// Nodes or groups changed.
+    PlacementChanged,
+    /// A session ended.
+    SessionEnded(SessionId),
+}

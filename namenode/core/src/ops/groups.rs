@@ -1,0 +1,121 @@
+//! Placement groups: checked changes of their members, and the numbers of their chunks.
+
+use super::GROUPS_MAX;
+use crate::command::{Effect, GroupChange, Outcome};
+use crate::error::StateError;
+use crate::tables::{CursorKey, GroupKey, NodeKey};
+use crate::tx::Tx;
+use quarry_common::ids::{ChunkId, Epoch, PgId};
+use quarry_common::limits::PG_MEMBERS_MAX;
+use quarry_common::wire::cluster::{Group, Member, MemberState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Applies all changes, or none and says why.
+pub(crate) fn change(tx: &mut Tx<'_>, changes: &[GroupChange]) -> Result<Outcome, StateError> {
+    let mut changed: BTreeMap<PgId, Group> = BTreeMap::new();
+    for change in changes {
+        let before = match changed.get(&change.pg) {
+            Some(group) => Some(group.clone()),
+            None => tx.store.get(&GroupKey(change.pg))?,
+        };
+        if let Err(why) = check(before.as_ref(), change) {
+            return Ok(Outcome::Refused(format!("change of group {}: {why}", change.pg)));
+        }
+        for member in &change.members {
+            if !tx.store.contains(&NodeKey(member.node))? {
+                return Ok(Outcome::Refused(format!("group {}: no node {}", change.pg, member.node)));
+            }
+        }
+        let group = Group {
+            id: change.pg,
+            epoch: Epoch(change.expected.0 + 1),
+            replication: change.replication,
+            members: change.members.clone(),
+        };
+        changed.insert(change.pg, group);
+    }
+    if changed.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    let groups = tx.store.range(&GroupKey(PgId(0)), None, GROUPS_MAX)?;
+    let new = changed.keys().filter(|pg| groups.binary_search_by_key(pg, |g| &g.0.0).is_err()).count();
+    if groups.len() + new > GROUPS_MAX {
+        return Ok(Outcome::Refused(format!("there may be {GROUPS_MAX} groups")));
+    }
+    for (pg, group) in &changed {
+        tx.store.put(&GroupKey(*pg), group);
+    }
+    tx.store.meta.placement_version += 1;
+    tx.effect(Effect::PlacementChanged);
+    Ok(Outcome::Done)
+}
+
+/// The rules of a change. They keep this true: every chunk that a commit accepted is on every serving member.
+fn check(before: Option<&Group>, change: &GroupChange) -> Result<(), String> {
+    let members = &change.members;
+    let distinct: BTreeSet<_> = members.iter().map(|m| m.node).collect();
+    if distinct.len() != members.len() || members.len() > PG_MEMBERS_MAX {
+        return Err(format!("{} members of {} nodes", members.len(), distinct.len()));
+    }
+    if !members.iter().any(|m| m.state == MemberState::Serving) {
+        return Err("nobody would serve".to_owned());
+    }
+    let Some(before) = before else {
+        return check_new(change);
+    };
+    if before.epoch != change.expected {
+        return Err(format!("it is at epoch {}, not {}", before.epoch, change.expected));
+    }
+    if before.replication != change.replication {
+        return Err("its policy cannot change".to_owned());
+    }
+    for member in members {
+        let was = before.members.iter().find(|m| m.node == member.node).map(|m| m.state);
+        if !may_become(was, member.state) {
+            return Err(format!("node {} cannot become {:?}, it was {was:?}", member.node, member.state));
+        }
+    }
+    let goes_on = |m: &Member| m.state == MemberState::Serving && before.serving().any(|n| n == m.node);
+    if members.iter().any(goes_on) { Ok(()) } else { Err("nobody who served would go on serving".to_owned()) }
+}
+
+fn check_new(change: &GroupChange) -> Result<(), String> {
+    if change.expected != Epoch(0) {
+        return Err("it does not exist".to_owned());
+    }
+    if change.pg.0 == 0 || change.pg > ChunkId::MAX_PG {
+        return Err(format!("its number must be from 1 to {}", ChunkId::MAX_PG));
+    }
+    if change.members.iter().any(|m| m.state != MemberState::Serving) {
+        return Err("a new group has nothing to catch up with".to_owned());
+    }
+    Ok(())
+}
+
+/// A member serves only after it has synced, and syncs only from having been out or new.
+fn may_become(was: Option<MemberState>, is: MemberState) -> bool {
+    match (was, is) {
+        (Some(was), is) if was == is => true,
+        (None | Some(MemberState::Stale), MemberState::Syncing) => true,
+        (Some(MemberState::Syncing), MemberState::Serving) => true,
+        (Some(MemberState::Serving | MemberState::Syncing), MemberState::Stale) => true,
+        (None, _) | (Some(MemberState::Stale), _) | (Some(MemberState::Serving), _) => false,
+        (Some(MemberState::Syncing), _) => false,
+    }
+}
+
+/// Sets sequence numbers aside.
+pub(crate) fn reserve(tx: &mut Tx<'_>, pg: PgId, count: u32) -> Result<Outcome, StateError> {
+    if !tx.store.contains(&GroupKey(pg))? {
+        return Ok(Outcome::Refused(format!("no group {pg}")));
+    }
+    let mut cursor = tx.store.get(&CursorKey(pg))?.unwrap_or_default();
+    let next = cursor.next + u64::from(count);
+    if count == 0 || next > ChunkId::MAX_SEQUENCE {
+        return Ok(Outcome::Refused(format!("{count} ids from {} on are not to be had", cursor.next)));
+    }
+    let first = ChunkId::new(pg, cursor.next);
+    cursor.next = next;
+    tx.store.put(&CursorKey(pg), &cursor);
+    Ok(Outcome::Reserved { first, count })
+}

@@ -1,0 +1,44 @@
+//! Pages of a directory.
+//!
+//! A cookie is an entry's number in its directory, never used again: a page continues after it whatever was added or
+//! removed meanwhile.
+
+use super::OpResult;
+use crate::store::Store;
+use crate::tables::DentryKey;
+use crate::tx;
+use quarry_common::ids::Ino;
+use quarry_common::limits::READDIR_ENTRIES_MAX;
+use quarry_common::wire::fs::{DirEntry, QueryReply};
+
+pub(crate) fn readdir(
+    store: &Store,
+    parent: Ino,
+    after: u64,
+    limit: u32,
+    plus: bool,
+) -> OpResult<QueryReply> {
+    tx::directory(store, parent)?;
+    let limit = limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
+    let Some(cookie) = after.checked_add(1) else {
+        return Ok(QueryReply::Entries { entries: Vec::new(), end: true });
+    };
+    // One more than asked for tells whether this page is the last.
+    let from = DentryKey { parent, cookie };
+    let to = DentryKey { parent, cookie: u64::MAX };
+    let mut rows = store.range(&from, Some(&to), limit + 1)?;
+    let end = rows.len() <= limit;
+    rows.truncate(limit);
+    let mut entries = Vec::with_capacity(rows.len());
+    for (key, dentry) in rows {
+        let attr = if plus { Some(tx::linked(store, dentry.ino)?.attr(dentry.ino)) } else { None };
+        entries.push(DirEntry {
+            cookie: key.cookie,
+            ino: dentry.ino,
+            kind: dentry.kind,
+            name: dentry.name,
+            attr,
+        });
+    }
+    Ok(QueryReply::Entries { entries, end })
+}

@@ -1,0 +1,81 @@
+//! Freeing orphans that nobody has open any more.
+
+use super::windows::{self, Change};
+use crate::command::Outcome;
+use crate::error::StateError;
+use crate::records::{Content, Inode};
+use crate::tables::{InodeKey, OrphanKey, XattrKey};
+use crate::tx::{Tx, file_ref};
+use quarry_common::ids::{Ino, WindowIndex};
+use quarry_common::limits::XATTR_LIST_MAX;
+use quarry_common::wire::fs::Name;
+use std::collections::BTreeMap;
+
+/// Windows that one command frees at most (2 GiB of file): some milliseconds, during which nothing else happens.
+const WINDOWS_MAX: usize = 1024;
+
+pub(crate) fn reap(tx: &mut Tx<'_>, inos: &[Ino]) -> Result<Outcome, StateError> {
+    let mut budget = WINDOWS_MAX;
+    let mut left = Vec::new();
+    for &ino in inos {
+        let Some(mut inode) = tx.store.get(&InodeKey(ino))? else { continue };
+        if inode.nlink > 0 {
+            continue;
+        }
+        if matches!(inode.content, Content::File(_)) && !free_windows(tx, ino, &mut inode, &mut budget)? {
+            left.push(ino);
+            continue;
+        }
+        free_xattrs(tx, ino, &inode)?;
+        uncount(tx, &inode);
+        tx.store.delete(&InodeKey(ino));
+        tx.store.delete(&OrphanKey(ino));
+    }
+    Ok(Outcome::Reaped { left })
+}
+
+/// Frees data as far as the budget goes, and says whether all are free.
+fn free_windows(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    inode: &mut Inode,
+    budget: &mut usize,
+) -> Result<bool, StateError> {
+    let rows = windows::range(tx.store, ino, WindowIndex(0), windows::END, *budget + 1)?;
+    let done = rows.len() <= *budget;
+    let changes: Vec<Change> =
+        rows.into_iter().take(*budget).map(|(index, window)| Change::clear(index, window.slices)).collect();
+    *budget -= changes.len();
+    if !changes.is_empty() {
+        windows::apply(tx, ino, inode, &changes, &BTreeMap::new())?;
+        // Nobody has it open, so nobody is told of the change.
+        tx.store.put(&InodeKey(ino), inode);
+    }
+    Ok(done)
+}
+
+fn free_xattrs(tx: &mut Tx<'_>, ino: Ino, inode: &Inode) -> Result<(), StateError> {
+    if inode.xattr_list_bytes == 0 {
+        return Ok(());
+    }
+    let from = XattrKey { ino, name: Name::default() };
+    let to = XattrKey { ino: Ino(ino.0 + 1), name: Name::default() };
+    for (key, _) in tx.store.range(&from, Some(&to), XATTR_LIST_MAX)? {
+        tx.store.delete(&key);
+    }
+    Ok(())
+}
+
+fn uncount(tx: &mut Tx<'_>, inode: &Inode) {
+    let usage = &mut tx.store.meta.usage;
+    usage.inodes -= 1;
+    usage.orphans -= 1;
+    match inode.content {
+        Content::File(_) => {
+            usage.files -= 1;
+            usage.bytes -= file_ref(inode).size;
+        }
+        Content::Dir(_) => usage.directories -= 1,
+        Content::Symlink(_) | Content::Special { .. } => {}
+    }
+}

@@ -1,0 +1,68 @@
+//! Sessions, and mutations that happen exactly once.
+
+use super::SESSIONS_MAX;
+use crate::command::{Effect, Outcome};
+use crate::error::{StateError, split};
+use crate::records::{SessionRecord, SlotRecord};
+use crate::tables::{SessionKey, SlotKey};
+use crate::tx::Tx;
+use quarry_common::ids::SessionId;
+use quarry_common::limits::SESSION_SLOTS;
+use quarry_common::wire::error::ServiceError;
+use quarry_common::wire::fs::{Mutation, MutationReply};
+use quarry_common::wire::session::ClientInfo;
+
+pub(crate) fn open(tx: &mut Tx<'_>, owner: &str, info: &ClientInfo) -> Outcome {
+    if tx.store.meta.sessions >= SESSIONS_MAX as u64 {
+        return Outcome::Refused(format!("there are {SESSIONS_MAX} sessions already"));
+    }
+    let session = SessionId(tx.store.meta.next_session);
+    tx.store.meta.next_session += 1;
+    tx.store.meta.sessions += 1;
+    let record = SessionRecord { owner: owner.to_owned(), info: info.clone(), since: tx.now };
+    tx.store.put(&SessionKey(session), &record);
+    Outcome::Session(session)
+}
+
+pub(crate) fn end(tx: &mut Tx<'_>, session: SessionId) -> Result<Outcome, StateError> {
+    if !tx.store.contains(&SessionKey(session))? {
+        return Ok(Outcome::Done);
+    }
+    let from = SlotKey { session, slot: 0 };
+    let to = SlotKey { session, slot: SESSION_SLOTS };
+    for (key, _) in tx.store.range(&from, Some(&to), usize::from(SESSION_SLOTS))? {
+        tx.store.delete(&key);
+    }
+    tx.store.delete(&SessionKey(session));
+    tx.store.meta.sessions -= 1;
+    tx.effect(Effect::SessionEnded(session));
+    Ok(Outcome::Done)
+}
+
+/// Applies a mutation, or finds the answer that its first arrival got.
+pub(crate) fn mutate(
+    tx: &mut Tx<'_>,
+    session: SessionId,
+    slot: u16,
+    sequence: u64,
+    mutation: &Mutation,
+) -> Result<Result<MutationReply, ServiceError>, StateError> {
+    if !tx.store.contains(&SessionKey(session))? {
+        return Ok(Err(ServiceError::SessionExpired));
+    }
+    if slot >= SESSION_SLOTS {
+        return Ok(Err(ServiceError::BadRequest(format!("slot {slot} of {SESSION_SLOTS}"))));
+    }
+    let key = SlotKey { session, slot };
+    let last = match tx.store.get(&key)? {
+        Some(record) if record.sequence == sequence => return Ok(record.reply),
+        Some(record) => record.sequence,
+        None => 0,
+    };
+    if sequence != last.wrapping_add(1) {
+        return Ok(Err(ServiceError::BadRequest(format!("slot {slot} is at {last}, not before {sequence}"))));
+    }
+    let reply = split(super::mutate(tx, mutation))?;
+    tx.store.put(&key, &SlotRecord { sequence, reply: reply.clone() });
+    Ok(reply)
+}

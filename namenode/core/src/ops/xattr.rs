@@ -1,0 +1,246 @@
+//! Extended attributes, POSIX ACLs and the replication policy among them.
+
+use super::OpResult;
+use crate::acl::{self, Acl};
+use crate::error::{OpError, StateError};
+use crate::records::{Content, Inode};
+use crate::store::Store;
+use crate::tables::XattrKey;
+use crate::tx::{self, Tx, dir_mut};
+use quarry_common::ids::Ino;
+use quarry_common::limits::{XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX};
+use quarry_common::wire::bytestring::ByteString;
+use quarry_common::wire::cluster::Replication;
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{MutationReply, Name, QueryReply, SetXattrMode};
+
+/// The policy of a directory as an attribute: `all` or a number. Every file and directory has one, so it is not listed.
+const REPLICATION: &[u8] = b"trusted.quarry.replication";
+
+/// What an attribute's name makes of it.
+enum Class {
+    /// `user.`: on files and directories only.
+    User,
+    /// `trusted.` and `security.`: the kernel checks who may.
+    Opaque,
+    AccessAcl,
+    DefaultAcl,
+    Replication,
+}
+
+fn classify(name: &Name) -> Result<Class, FsError> {
+    if name.len() > XATTR_NAME_MAX {
+        return Err(FsError::Range);
+    }
+    if name.contains(&0) {
+        return Err(FsError::Invalid);
+    }
+    let in_namespace = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
+    match name.0.as_slice() {
+        acl::ACCESS => Ok(Class::AccessAcl),
+        acl::DEFAULT => Ok(Class::DefaultAcl),
+        REPLICATION => Ok(Class::Replication),
+        _ if in_namespace(b"user.") => Ok(Class::User),
+        _ if in_namespace(b"trusted.") || in_namespace(b"security.") => Ok(Class::Opaque),
+        _ => Err(FsError::NotSupported),
+    }
+}
+
+pub(crate) fn get(store: &Store, ino: Ino, name: &Name) -> OpResult<QueryReply> {
+    let inode = tx::inode(store, ino)?;
+    let value = match classify(name)? {
+        Class::Replication => match &inode.content {
+            Content::File(_) | Content::Dir(_) => {
+                let policy = inode.replication().unwrap_or(store.meta.default_replication);
+                Some(policy.to_string().into_bytes().into())
+            }
+            Content::Symlink(_) | Content::Special { .. } => None,
+        },
+        // Most files have no attributes at all, and are asked for ACLs and capabilities often.
+        _ if inode.xattr_list_bytes == 0 => None,
+        Class::User | Class::Opaque | Class::AccessAcl | Class::DefaultAcl => {
+            store.get(&XattrKey { ino, name: name.clone() })?
+        }
+    };
+    Ok(QueryReply::Bytes(value.ok_or(FsError::NoAttribute)?))
+}
+
+pub(crate) fn list(store: &Store, ino: Ino) -> OpResult<QueryReply> {
+    let inode = tx::inode(store, ino)?;
+    let mut names = Vec::with_capacity(inode.xattr_list_bytes as usize);
+    if inode.xattr_list_bytes > 0 {
+        let from = XattrKey { ino, name: Name::default() };
+        let to = XattrKey { ino: Ino(ino.0 + 1), name: Name::default() };
+        for (key, _) in store.range(&from, Some(&to), XATTR_LIST_MAX)? {
+            names.extend_from_slice(&key.name);
+            names.push(0);
+        }
+    }
+    Ok(QueryReply::Bytes(names.into()))
+}
+
+pub(crate) fn set(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    name: &Name,
+    value: &ByteString,
+    mode: SetXattrMode,
+) -> OpResult<MutationReply> {
+    let mut inode = tx::inode(tx.store, ino)?;
+    let class = classify(name)?;
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(FsError::AttributeTooLarge.into());
+    }
+    match class {
+        Class::AccessAcl => set_access_acl(tx, ino, &mut inode, value)?,
+        Class::DefaultAcl => set_default_acl(tx, ino, &mut inode, value)?,
+        Class::Replication => set_replication(&mut inode, Some(value))?,
+        Class::User if !matches!(inode.content, Content::File(_) | Content::Dir(_)) => {
+            return Err(FsError::NotPermitted.into());
+        }
+        Class::User | Class::Opaque => {
+            match (tx.store.contains(&XattrKey { ino, name: name.clone() })?, mode) {
+                (true, SetXattrMode::Create) => return Err(FsError::Exists.into()),
+                (false, SetXattrMode::Replace) => return Err(FsError::NoAttribute.into()),
+                (true, SetXattrMode::Either | SetXattrMode::Replace)
+                | (false, SetXattrMode::Either | SetXattrMode::Create) => {}
+            }
+            store_value(tx, ino, &mut inode, name, value.clone())?;
+        }
+    }
+    Ok(finish(tx, ino, &mut inode))
+}
+
+pub(crate) fn remove(tx: &mut Tx<'_>, ino: Ino, name: &Name) -> OpResult<MutationReply> {
+    let mut inode = tx::inode(tx.store, ino)?;
+    match classify(name)? {
+        // As Linux does, removing a list that is not there succeeds.
+        Class::AccessAcl => {
+            remove_value(tx, ino, &mut inode, name)?;
+            inode.access_acl = false;
+        }
+        Class::DefaultAcl => {
+            remove_value(tx, ino, &mut inode, name)?;
+            inode.default_acl = false;
+        }
+        Class::Replication => set_replication(&mut inode, None)?,
+        Class::User | Class::Opaque => {
+            if !remove_value(tx, ino, &mut inode, name)? {
+                return Err(FsError::NoAttribute.into());
+            }
+        }
+    }
+    Ok(finish(tx, ino, &mut inode))
+}
+
+/// The list that the inode's flags say is there.
+pub(crate) fn stored_acl(store: &Store, ino: Ino, name: &[u8]) -> Result<Acl, StateError> {
+    let value = store.expect(&XattrKey { ino, name: name.into() })?;
+    match Acl::parse(&value) {
+        Ok(Some(acl)) => Ok(acl),
+        Ok(None) | Err(acl::InvalidAcl) => {
+            Err(StateError::Corrupt(format!("the stored access control list of inode {ino} is invalid")))
+        }
+    }
+}
+
+fn finish(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode) -> MutationReply {
+    inode.ctime = tx.now;
+    tx.save(ino, inode);
+    MutationReply::Attr(inode.attr(ino))
+}
+
+/// Sets mode and list together; a list that a mode can express becomes only a mode.
+fn set_access_acl(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, value: &ByteString) -> Result<(), OpError> {
+    let acl = parse(value)?;
+    if matches!(inode.content, Content::Symlink(_)) {
+        return Err(FsError::NotSupported.into());
+    }
+    let name = Name::from(acl::ACCESS);
+    match acl {
+        Some(acl) if !acl.is_equivalent_to_mode() => {
+            store_value(tx, ino, inode, &name, acl.format().into())?;
+            inode.mode = (inode.mode & !0o777) | acl.mode_bits();
+            inode.access_acl = true;
+        }
+        other => {
+            remove_value(tx, ino, inode, &name)?;
+            if let Some(acl) = other {
+                inode.mode = (inode.mode & !0o777) | acl.mode_bits();
+            }
+            inode.access_acl = false;
+        }
+    }
+    Ok(())
+}
+
+fn set_default_acl(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, value: &ByteString) -> Result<(), OpError> {
+    let acl = parse(value)?;
+    let is_dir = matches!(inode.content, Content::Dir(_));
+    let name = Name::from(acl::DEFAULT);
+    match acl {
+        Some(_) if !is_dir => return Err(FsError::Access.into()),
+        Some(acl) => {
+            store_value(tx, ino, inode, &name, acl.format().into())?;
+            inode.default_acl = true;
+        }
+        None => {
+            remove_value(tx, ino, inode, &name)?;
+            inode.default_acl = false;
+        }
+    }
+    Ok(())
+}
+
+/// An empty value stands for no list, as a null one does in the kernel.
+fn parse(value: &ByteString) -> Result<Option<Acl>, FsError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    Acl::parse(value).map_err(|acl::InvalidAcl| FsError::Invalid)
+}
+
+fn set_replication(inode: &mut Inode, value: Option<&ByteString>) -> Result<(), OpError> {
+    if !matches!(inode.content, Content::Dir(_)) {
+        return Err(FsError::NotSupported.into());
+    }
+    dir_mut(inode).replication = match value {
+        None => None,
+        Some(value) => {
+            let text = std::str::from_utf8(value).map_err(|_| FsError::Invalid)?;
+            Some(text.trim_end_matches('\n').parse::<Replication>().map_err(|_| FsError::Invalid)?)
+        }
+    };
+    Ok(())
+}
+
+/// Stores an attribute and counts its name. The caller saves the inode.
+fn store_value(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    inode: &mut Inode,
+    name: &Name,
+    value: ByteString,
+) -> Result<(), OpError> {
+    let key = XattrKey { ino, name: name.clone() };
+    if !tx.store.contains(&key)? {
+        let bytes = inode.xattr_list_bytes as usize + name.len() + 1;
+        if bytes > XATTR_LIST_MAX {
+            return Err(FsError::NoSpace.into());
+        }
+        inode.xattr_list_bytes = bytes as u32;
+    }
+    tx.store.put(&key, &value);
+    Ok(())
+}
+
+/// Removes an attribute, and says whether it was there. The caller saves the inode.
+fn remove_value(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, name: &Name) -> Result<bool, StateError> {
+    let key = XattrKey { ino, name: name.clone() };
+    if !tx.store.contains(&key)? {
+        return Ok(false);
+    }
+    tx.store.delete(&key);
+    inode.xattr_list_bytes -= name.len() as u32 + 1;
+    Ok(true)
+}
