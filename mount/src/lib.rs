@@ -1,1 +1,154 @@
-//! quarry-mount
+//! Shows a cluster as a local directory, through FUSE.
+//!
+//! This crate translates and nothing else: [`adapter`] turns the kernel's requests into calls of
+//! [`quarry_client::FileSystem`], [`options`] reads `-o`, and [`run`] looks after the mount from its beginning to its end.
+
+mod adapter;
+mod convert;
+mod errno;
+mod handles;
+mod interrupt;
+mod mountpoint;
+pub mod options;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use mountpoint::Unmounted;
+use options::{KernelFlag, MountOptions};
+use quarry_client::FileSystem;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Threads that read the kernel's requests: as many as cores, within these bounds.
+const THREADS: std::ops::RangeInclusive<usize> = 2..=8;
+/// How long programs that still use a mount keep it served after its end was asked for.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What to mount where.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// An existing directory.
+    pub mountpoint: PathBuf,
+    /// What `-o` said.
+    pub options: MountOptions,
+    /// Shown as the device by `df` and `mount`: the cluster's name.
+    pub source: String,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The directory cannot be used.
+    #[error("cannot mount on {}: {reason}", path.display())]
+    Mountpoint {
+        /// As given.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error("cannot mount on {}: {source}; it needs root and the kernel's fuse module (/dev/fuse)", path.display())]
+    Kernel {
+        /// As given.
+        path: PathBuf,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The thread that serves the kernel ended with an error.
+    #[error("the mount on {} ended: {source}", path.display())]
+    Ended {
+        /// As given.
+        path: PathBuf,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Mounts, tells `ready`, and serves until somebody unmounts or `shutdown` is cancelled. Then everything written is
+/// on its way to the cluster and the directory is free again; the file system itself is shut down by the caller.
+///
+/// # Errors
+/// See [`MountError`].
+pub async fn run(
+    config: MountConfig,
+    fs: FileSystem,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<()>,
+) -> Result<(), MountError> {
+    let path = mountpoint::prepare(&config.mountpoint).await?;
+    let adapter = adapter::Adapter::new(fs, tokio::runtime::Handle::current(), config.options.direct_io);
+    let kernel_error = |source| MountError::Kernel { path: config.mountpoint.clone(), source };
+    let fuse = fuse_config(&config);
+    let mount_on = path.clone();
+    let session = tokio::task::spawn_blocking(move || {
+        let session = Session::new(adapter, &mount_on, &fuse)?;
+        // From here on it is unmounted by us alone: dropping fuser's own handle could unmount what came after.
+        session.spawn()
+    })
+    .await
+    .expect("mounting does not panic")
+    .map_err(kernel_error)?;
+    let mut ended = join(session);
+    mountpoint::raise_read_ahead(&path).await;
+    tracing::info!(mountpoint = %path.display(), "mounted");
+    let _ = ready.send(());
+
+    let served = tokio::select! {
+        served = &mut ended => served,
+        () = shutdown.cancelled() => {
+            match mountpoint::unmount(&path).await {
+                Unmounted::Now => ended.await,
+                Unmounted::WhenIdle => tokio::time::timeout(LINGER, ended).await.unwrap_or(Ok(Ok(()))),
+            }
+        }
+    };
+    tracing::info!(mountpoint = %path.display(), "unmounted");
+    served.unwrap_or(Ok(())).map_err(|source| MountError::Ended { path: config.mountpoint, source })
+}
+
+/// Waits for the session's thread on a thread of its own, since that may last as long as the mount.
+fn join(session: BackgroundSession) -> oneshot::Receiver<io::Result<()>> {
+    let (done, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(session.join());
+    });
+    ended
+}
+
+fn fuse_config(config: &MountConfig) -> Config {
+    let mut fuse = Config::default();
+    fuse.mount_options = vec![
+        MountOption::FSName(config.source.clone()),
+        MountOption::Subtype("quarry".into()),
+        MountOption::DefaultPermissions,
+    ];
+    if config.options.read_only {
+        fuse.mount_options.push(MountOption::RO);
+    }
+    for flag in &config.options.kernel {
+        let option = match flag {
+            KernelFlag::NoSuid => MountOption::NoSuid,
+            KernelFlag::NoDev => MountOption::NoDev,
+            KernelFlag::NoExec => MountOption::NoExec,
+            KernelFlag::NoAtime => MountOption::NoAtime,
+            KernelFlag::Sync => MountOption::Sync,
+            KernelFlag::DirSync => MountOption::DirSync,
+        };
+        if !fuse.mount_options.contains(&option) {
+            fuse.mount_options.push(option);
+        }
+    }
+    if !config.options.kernel.contains(&KernelFlag::NoSuid) {
+        fuse.mount_options.push(MountOption::Suid);
+    }
+    if !config.options.kernel.contains(&KernelFlag::NoDev) {
+        fuse.mount_options.push(MountOption::Dev);
+    }
+    fuse.acl = if config.options.owner_only { SessionACL::Owner } else { SessionACL::All };
+    let cores = std::thread::available_parallelism().map_or(*THREADS.start(), usize::from);
+    fuse.n_threads = Some(cores.clamp(*THREADS.start(), *THREADS.end()));
+    fuse.clone_fd = true;
+    fuse
+}

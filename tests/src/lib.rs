@@ -1,1 +1,13 @@
-//! quarry-tests
+//! Real clusters for tests: real processes, real QUIC, a real kernel mount.
+//!
+//! Every [`Cluster`] has its own directory, ports and mounts, so that tests run beside each other, and takes all of it
+//! away when it goes, also when its test fails; then it also prints what the parts logged.
+
+pub mod cluster;
+pub mod ports;
+pub mod process;
+pub mod tree;
+pub mod wait;
+
+pub use cluster::{Cluster, Mount};
+pub use wait::{eventually, eventually_some};

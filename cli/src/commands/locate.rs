@@ -1,0 +1,115 @@
+//! `quarry locate`
+
+use super::Cluster;
+use crate::output::{bytes, hex, row, table};
+use anyhow::bail;
+use clap::Args;
+use quarry_client::FileSystem;
+use quarry_common::ids::{ChunkId, WindowIndex};
+use quarry_common::limits::{CHUNK_SIZE, COMMIT_SLICES_MAX, LAYOUT_WINDOWS_MAX};
+use quarry_common::wire::cluster::{Group, MemberState};
+use quarry_common::wire::fs::{ChunkInfo, FileKind};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// Show where each piece of a file is: its chunks with length, SHA-256, placement group and the nodes that hold them.
+#[derive(Args)]
+pub(crate) struct Locate {
+    /// The file's path within the cluster: /dir/file.
+    path: String,
+    #[command(flatten)]
+    cluster: Cluster,
+    /// As one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A chunk of the file and its group.
+struct Piece {
+    /// Offsets in the file where slices of the chunk begin.
+    offsets: Vec<u64>,
+    chunk: ChunkInfo,
+    group: Option<Group>,
+}
+
+impl Locate {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let pieces = self.cluster.with("locate", async |fs| find(&fs, &self.path).await)?;
+        if self.json {
+            let json = json!({ "path": self.path, "chunks": pieces.iter().map(to_json).collect::<Vec<_>>() });
+            println!("{}", serde_json::to_string_pretty(&json)?);
+            return Ok(());
+        }
+        let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
+        rows.extend(pieces.iter().map(to_row));
+        print!("{}", table(&rows));
+        Ok(())
+    }
+}
+
+async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
+    let attr = fs.resolve(path).await.map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
+    if attr.kind != FileKind::File {
+        bail!("{path}: not a regular file, so it has no chunks");
+    }
+    let placement = fs.placement().await?;
+    let mut slices: Vec<(u64, ChunkId)> = Vec::new();
+    for first in (0..attr.size.div_ceil(CHUNK_SIZE)).step_by(LAYOUT_WINDOWS_MAX as usize) {
+        let (_, windows) = fs.layout(attr.ino, WindowIndex(first), LAYOUT_WINDOWS_MAX).await?;
+        for window in windows {
+            let start = window.index.0 * CHUNK_SIZE;
+            slices
+                .extend(window.slices.iter().filter_map(|s| Some((start + u64::from(s.position), s.chunk?))));
+        }
+    }
+    let ids: BTreeSet<ChunkId> = slices.iter().map(|(_, id)| *id).collect();
+    let ids: Vec<ChunkId> = ids.into_iter().collect();
+    let mut pieces = Vec::with_capacity(ids.len());
+    for batch in ids.chunks(COMMIT_SLICES_MAX) {
+        for chunk in fs.chunks(batch.to_vec()).await? {
+            pieces.push(Piece {
+                offsets: slices.iter().filter(|(_, id)| *id == chunk.id).map(|(at, _)| *at).collect(),
+                group: placement.groups.iter().find(|g| g.id == chunk.id.pg()).cloned(),
+                chunk,
+            });
+        }
+    }
+    pieces.sort_by_key(|p| p.offsets.first().copied());
+    Ok(pieces)
+}
+
+fn member_state(s: MemberState) -> &'static str {
+    match s {
+        MemberState::Serving => "serving",
+        MemberState::Syncing => "syncing",
+        MemberState::Stale => "stale",
+    }
+}
+
+fn to_row(p: &Piece) -> Vec<String> {
+    let nodes = p.group.iter().flat_map(|g| &g.members).map(|m| match m.state {
+        MemberState::Serving => m.node.to_string(),
+        MemberState::Syncing | MemberState::Stale => format!("{} ({})", m.node, member_state(m.state)),
+    });
+    vec![
+        p.offsets.first().map_or_else(String::new, u64::to_string),
+        p.chunk.id.to_string(),
+        bytes(u64::from(p.chunk.length)),
+        p.chunk.id.pg().to_string(),
+        nodes.collect::<Vec<_>>().join(", "),
+        hex(&p.chunk.sha256),
+    ]
+}
+
+fn to_json(p: &Piece) -> Value {
+    json!({
+        "id": p.chunk.id.to_string(),
+        "offsets": p.offsets,
+        "length": p.chunk.length,
+        "sha256": hex(&p.chunk.sha256),
+        "group": p.chunk.id.pg(),
+        "epoch": p.group.as_ref().map(|g| g.epoch),
+        "nodes": p.group.iter().flat_map(|g| &g.members)
+            .map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,147 @@
+//! `quarry mount`
+
+use super::{block_on, transport};
+use crate::supervise::{systemd_ready, until_signal};
+use anyhow::{Context, bail};
+use clap::Args;
+use quarry_client::{ClientConfig, FileSystem};
+use quarry_mount::MountConfig;
+use quarry_mount::options::MountOptions;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// After a stop was asked for, what is not yet with the cluster gets this long to go there.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Set for the child of `--background`, which reports on its standard output.
+const CHILD: &str = "QUARRY_MOUNT_CHILD";
+/// What the child reports when programs may use the mount.
+const MOUNTED: &str = "mounted\n";
+
+/// Mount the cluster on a directory. Unmount it with umount(8), Ctrl-C or SIGTERM.
+///
+/// In /etc/fstab:   /etc/quarry/client.toml  /mnt/quarry  fuse.quarry  _netdev,nofail  0 0
+#[derive(Args)]
+pub(crate) struct Mount {
+    /// An existing directory.
+    mountpoint: PathBuf,
+    /// The client's configuration; `quarry up DIR` writes one to DIR/client.toml.
+    #[arg(long, short, env = "QUARRY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Options as mount(8) gives them: ro, nosuid, nodev, noexec, noatime, owner_only, config=FILE, and
+    /// soft,timeo=SECONDS to give up on a cluster that is away instead of waiting for it.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
+    #[arg(long)]
+    background: bool,
+    /// With --background: where the log goes [default: nowhere]
+    #[arg(long, value_name = "FILE", requires = "background")]
+    log_file: Option<PathBuf>,
+}
+
+impl Mount {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        let Some(file) = self.config.as_ref().or(options.config.as_ref()) else {
+            bail!("--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE");
+        };
+        let mut config = ClientConfig::load(file)?;
+        config.purpose = self.mountpoint.display().to_string();
+        config.soft_timeout = options.soft_timeout;
+        let transport = transport(&config.certs)?;
+        let child = std::env::var_os(CHILD).is_some();
+        if self.background && !child {
+            return self.in_background();
+        }
+        let mount = MountConfig {
+            mountpoint: self.mountpoint,
+            source: transport.identity().cluster.clone(),
+            options,
+        };
+        block_on(async {
+            let shutdown = until_signal()?;
+            let namenode = config.namenode.clone();
+            let fs = tokio::select! {
+                fs = FileSystem::connect(config, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let (ready, mounted) = oneshot::channel();
+            let path = mount.mountpoint.display().to_string();
+            tokio::spawn(async move {
+                if mounted.await.is_ok() {
+                    if child {
+                        report_mounted();
+                    } else {
+                        println!("mounted on {path}");
+                    }
+                    systemd_ready();
+                }
+            });
+            let served = quarry_mount::run(mount, fs.clone(), shutdown, ready).await;
+            if tokio::time::timeout(FLUSH_TIMEOUT, fs.shutdown()).await.is_err() {
+                tracing::error!(
+                    "the cluster did not take the last changes in time; what was not fsynced may be lost"
+                );
+            }
+            Ok(served?)
+        })
+    }
+
+    /// Starts this command again as a child of its own session, and waits for its report.
+    fn in_background(&self) -> anyhow::Result<()> {
+        let log = match &self.log_file {
+            Some(path) => std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot write the log {}", path.display()))?
+                .into(),
+            None => Stdio::null(),
+        };
+        // Errors before the mount go to the report, so that the caller of mount(8) sees them.
+        let (mut report, report_end) = std::io::pipe().context("cannot make a pipe")?;
+        let mut child = Command::new(std::env::current_exe().context("cannot find this program")?);
+        child.args(std::env::args_os().skip(1)).env(CHILD, "1").stdin(Stdio::null()).stdout(report_end);
+        child.stderr(if self.log_file.is_some() { log } else { Stdio::null() });
+        // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            child.pre_exec(|| {
+                rustix::process::setsid()?;
+                Ok(())
+            });
+        }
+        let mut running = child.spawn().context("cannot start the background process")?;
+        drop(child);
+        let mut said = String::new();
+        let mut buffer = [0; 256];
+        while !said.ends_with(MOUNTED) {
+            match report.read(&mut buffer).context("the background process cannot be heard")? {
+                0 => break,
+                n => said.push_str(&String::from_utf8_lossy(&buffer[..n])),
+            }
+        }
+        if said.ends_with(MOUNTED) {
+            return Ok(());
+        }
+        let status = running.wait().context("the background process is lost")?;
+        bail!("the mount did not come up ({status}); --log-file FILE shows why")
+    }
+}
+
+/// Tells the parent that waits in [`Mount::in_background`], and lets go of the pipe's end, so that it never fills.
+fn report_mounted() {
+    let mut out = std::io::stdout();
+    let told = out.write_all(MOUNTED.as_bytes()).and_then(|()| out.flush());
+    let silenced =
+        std::fs::File::options().write(true).open("/dev/null").map_err(rustix::io::Errno::from_io_error);
+    if let Ok(null) = silenced {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
+    if let Err(error) = told {
+        tracing::warn!(%error, "nobody waits for the mount any more");
+    }
+}

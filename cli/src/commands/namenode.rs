@@ -1,0 +1,80 @@
+//! `quarry namenode`
+
+use super::{block_on, transport};
+use crate::options::{certs_in, prefer, read_file, required};
+use crate::supervise::{until_signal, when_ready};
+use clap::Args;
+use quarry_common::wire::cluster::Replication;
+use quarry_namenode::NameNodeConfig;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Run the NameNode. It stops cleanly on SIGTERM or Ctrl-C.
+#[derive(Args)]
+pub(crate) struct Namenode {
+    /// A TOML file with the settings below, with _ for -. Relative paths in it start at the file's directory.
+    #[arg(long, short, env = "QUARRY_NAMENODE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// Address and port to listen on (UDP).
+    #[arg(long, env = "QUARRY_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where the log and the database are.
+    #[arg(long, env = "QUARRY_DIR")]
+    dir: Option<PathBuf>,
+    /// The directory with ca.pem, cert.pem and key.pem.
+    #[arg(long, env = "QUARRY_CERTS", value_name = "DIR")]
+    certs: Option<PathBuf>,
+    /// How often data is kept where nothing else is said: a number, or `all` for every DataNode. Used when the cluster is
+    /// new [default: 3]
+    #[arg(long, env = "QUARRY_REPLICATION", value_name = "N|all")]
+    #[serde(deserialize_with = "replication")]
+    replication: Option<Replication>,
+    /// Chunks that no file refers to are collected after this long [default: 3600]
+    #[arg(long, env = "QUARRY_ORPHAN_AGE", value_name = "SECONDS")]
+    orphan_age: Option<u64>,
+}
+
+fn replication<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Replication>, D::Error> {
+    /// TOML has both a number and `all` for this.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Number(u8),
+        Text(String),
+    }
+    let text = match Value::deserialize(d)? {
+        Value::Number(n) => n.to_string(),
+        Value::Text(t) => t,
+    };
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+impl Namenode {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let (file, base): (Settings, _) = read_file(self.config.as_deref())?;
+        let file =
+            Settings { dir: file.dir.map(|d| base.join(d)), certs: file.certs.map(|d| base.join(d)), ..file };
+        let s = prefer!(Settings: self.settings, file; listen, dir, certs, replication, orphan_age);
+        let transport = transport(&certs_in(&required(s.certs, "certs")?))?;
+        let mut config = NameNodeConfig::new(required(s.listen, "listen")?, required(s.dir, "dir")?);
+        config.cluster = transport.identity().cluster.clone();
+        if let Some(replication) = s.replication {
+            config.default_replication = replication;
+        }
+        if let Some(seconds) = s.orphan_age {
+            config.orphan_age = std::time::Duration::from_secs(seconds);
+        }
+        block_on(async {
+            let (shutdown, ready) = (until_signal()?, when_ready("namenode"));
+            quarry_namenode::run(config, transport, shutdown, ready).await
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! `quarry status`
+
+use super::Cluster;
+use crate::output::{bytes, duration_ms, row, table};
+use clap::Args;
+use quarry_common::wire::cluster::{ClusterStatus, NodeState, NodeStatus};
+use serde_json::{Value, json};
+
+/// Show how the cluster and each of its nodes are.
+#[derive(Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    cluster: Cluster,
+    /// As one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let status = self.cluster.with("status", async |fs| Ok(fs.cluster_status().await?))?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&to_json(&status))?);
+        } else {
+            print!("{}", to_text(&status));
+        }
+        Ok(())
+    }
+}
+
+fn state(s: NodeState) -> &'static str {
+    match s {
+        NodeState::Healthy => "healthy",
+        NodeState::Suspect => "suspect",
+        NodeState::Dead => "dead",
+        NodeState::Full => "full",
+    }
+}
+
+fn to_text(s: &ClusterStatus) -> String {
+    let mut text = format!(
+        "Cluster {}: NameNode {}, up {}, {} operations applied\n\n",
+        s.cluster,
+        s.namenode,
+        duration_ms(s.uptime_s * 1000),
+        s.applied
+    );
+    let mut nodes =
+        vec![row(["NODE", "ADDRESS", "STATE", "HEARTBEAT", "CHUNKS", "DATA", "FREE", "CAPACITY", "NOTE"])];
+    nodes.extend(s.nodes.iter().map(node_row));
+    text += &table(&nodes);
+    text += &format!(
+        "\nPlacement groups: {} healthy, {} degraded, {} healing\n",
+        s.groups_healthy, s.groups_degraded, s.groups_healing
+    );
+    text += &format!(
+        "Files: {} in {} directories, {} in {} chunks ({} being deleted)\n",
+        s.files,
+        s.directories,
+        bytes(s.bytes),
+        s.chunks,
+        s.chunks_deleting
+    );
+    if !s.sessions.is_empty() {
+        let mut sessions = vec![row(["SESSION", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES"])];
+        sessions.extend(s.sessions.iter().map(|c| {
+            vec![
+                c.session.to_string(),
+                c.client.clone(),
+                duration_ms(c.idle_ms),
+                c.open.to_string(),
+                c.locks.to_string(),
+                c.leases.to_string(),
+            ]
+        }));
+        text += "\n";
+        text += &table(&sessions);
+    }
+    if !s.workers.is_empty() {
+        let mut workers = vec![row(["WORKER", "NOW"])];
+        workers.extend(s.workers.iter().map(|(name, now)| vec![name.clone(), now.clone()]));
+        text += "\n";
+        text += &table(&workers);
+    }
+    text
+}
+
+fn node_row(n: &NodeStatus) -> Vec<String> {
+    vec![
+        n.node.id.to_string(),
+        n.node.address.clone(),
+        state(n.node.state).to_owned(),
+        n.heartbeat_age_ms.map_or_else(|| "none yet".to_owned(), |age| format!("{} ago", duration_ms(age))),
+        n.chunks.to_string(),
+        bytes(n.bytes),
+        bytes(n.free),
+        bytes(n.capacity),
+        n.trouble.clone(),
+    ]
+}
+
+fn to_json(s: &ClusterStatus) -> Value {
+    json!({
+        "cluster": s.cluster,
+        "namenode": { "address": s.namenode, "uptime_s": s.uptime_s, "applied": s.applied },
+        "datanodes": s.nodes.iter().map(|n| json!({
+            "id": n.node.id,
+            "address": n.node.address,
+            "state": state(n.node.state),
+            "rack": n.rack,
+            "heartbeat_age_ms": n.heartbeat_age_ms,
+            "chunks": n.chunks,
+            "bytes": n.bytes,
+            "free": n.free,
+            "capacity": n.capacity,
+            "trouble": n.trouble,
+            "scrubbed": n.scrubbed.0,
+            "rotten": n.scrubbed.1,
+        })).collect::<Vec<_>>(),
+        "groups": { "healthy": s.groups_healthy, "degraded": s.groups_degraded, "healing": s.groups_healing },
+        "files": s.files,
+        "directories": s.directories,
+        "bytes": s.bytes,
+        "chunks": s.chunks,
+        "chunks_deleting": s.chunks_deleting,
+        "sessions": s.sessions.iter().map(|c| json!({
+            "session": c.session,
+            "client": c.client,
+            "idle_ms": c.idle_ms,
+            "open": c.open,
+            "locks": c.locks,
+            "leases": c.leases,
+        })).collect::<Vec<_>>(),
+        "workers": s.workers.iter().map(|(name, now)| json!({ "name": name, "now": now })).collect::<Vec<_>>(),
+    })
+}

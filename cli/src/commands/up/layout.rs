@@ -1,0 +1,304 @@
+//! What `quarry up` keeps in its directory.
+//!
+//! ```text
+//! DIR/cluster.toml            name, replication, ports; written last, so that its presence means complete
+//!     ca/  certs/<owner>/     the authority and the certificates
+//!     namenode/  datanode-N/  data of the roles, and their configuration in <role>.toml
+//!     client.toml             how clients find the cluster
+//!     logs/  run/             a log and a pid file for each part
+//! ```
+
+use super::checked_count;
+use crate::options::read_file;
+use anyhow::{Context, bail};
+use quarry_common::crashsafe;
+use quarry_common::identity::{self, Role};
+use quarry_common::wire::cluster::Replication;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+
+/// More DataNodes on one machine make no sense.
+pub(super) const DATANODES_MAX: u32 = 32;
+const DATANODES_DEFAULT: u32 = 3;
+const HOST: &str = "127.0.0.1";
+
+/// `cluster.toml`
+#[derive(Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    name: String,
+    replication: String,
+    namenode_port: u16,
+    datanode_ports: Vec<u16>,
+}
+
+/// The directory of a cluster, locked for this process.
+pub(super) struct Layout {
+    dir: PathBuf,
+    settings: Settings,
+    _lock: File,
+}
+
+impl Layout {
+    /// Opens the cluster, or makes it if the directory is new. More DataNodes than there are get added.
+    pub(super) fn open_or_make(
+        dir: &Path,
+        name: Option<&str>,
+        datanodes: Option<u32>,
+        replication: Option<Replication>,
+    ) -> anyhow::Result<Self> {
+        let datanodes = datanodes.map(checked_count).transpose()?;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
+        let lock = lock(&dir)?;
+        if dir.join("cluster.toml").exists() {
+            let (settings, _) = read_file(Some(&dir.join("cluster.toml")))?;
+            let mut layout = Self { dir, settings, _lock: lock };
+            layout.check(name, replication)?;
+            if let Some(wanted) = datanodes {
+                layout.grow(wanted)?;
+            }
+            return Ok(layout);
+        }
+        refuse_foreign(&dir)?;
+        let settings = Settings {
+            name: name.unwrap_or("quarry").to_owned(),
+            replication: replication.unwrap_or(Replication::Factor(3)).to_string(),
+            namenode_port: 0,
+            datanode_ports: Vec::new(),
+        };
+        let mut layout = Self { dir, settings, _lock: lock };
+        layout.make(datanodes.unwrap_or(DATANODES_DEFAULT))?;
+        Ok(layout)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub(super) fn datanodes(&self) -> u32 {
+        self.settings.datanode_ports.len() as u32
+    }
+
+    pub(super) fn namenode_address(&self) -> String {
+        format!("{HOST}:{}", self.settings.namenode_port)
+    }
+
+    pub(super) fn datanode_address(&self, number: u32) -> String {
+        format!("{HOST}:{}", self.settings.datanode_ports[number as usize - 1])
+    }
+
+    pub(super) fn namenode_config(&self) -> PathBuf {
+        self.dir.join("namenode/namenode.toml")
+    }
+
+    pub(super) fn datanode_config(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("datanode-{number}/datanode.toml"))
+    }
+
+    pub(super) fn client_config(&self) -> PathBuf {
+        self.dir.join("client.toml")
+    }
+
+    pub(super) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    pub(super) fn run(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    fn make(&mut self, datanodes: u32) -> anyhow::Result<()> {
+        let ca = self.dir.join("ca");
+        if ca.exists() {
+            // A start that was cut off before cluster.toml: no data can be there yet.
+            std::fs::remove_dir_all(&ca).context("cannot remove a half-made ca")?;
+            let _ = std::fs::remove_dir_all(self.dir.join("certs"));
+        }
+        identity::init_ca(&ca, &self.settings.name)?;
+        for dir in ["logs", "run", "namenode"] {
+            std::fs::create_dir_all(self.dir.join(dir)).with_context(|| format!("cannot make {dir}"))?;
+        }
+        let mut ports = Ports::default();
+        self.settings.namenode_port = ports.take()?;
+        self.certificate(Role::NameNode, "1")?;
+        self.certificate(Role::Client, "local")?;
+        self.write(
+            &self.namenode_config(),
+            &format!(
+                "listen = \"{}\"\ndir = \"data\"\ncerts = \"../certs/namenode-1\"\nreplication = \"{}\"\n",
+                self.namenode_address(),
+                self.settings.replication
+            ),
+        )?;
+        self.write(
+            &self.client_config(),
+            &format!("namenode = \"{}\"\ncerts = \"certs/client-local\"\n", self.namenode_address()),
+        )?;
+        self.add_datanodes(datanodes, &mut ports)
+    }
+
+    fn add_datanodes(&mut self, wanted: u32, ports: &mut Ports) -> anyhow::Result<()> {
+        for number in self.datanodes() + 1..=wanted {
+            self.settings.datanode_ports.push(ports.take()?);
+            self.certificate(Role::DataNode, &number.to_string())?;
+            let config = self.datanode_config(number);
+            std::fs::create_dir_all(self.dir.join(format!("datanode-{number}")))
+                .context("cannot make a data directory")?;
+            self.write(
+                &config,
+                &format!(
+                    "listen = \"{}\"\nnamenode = \"{}\"\ndirs = [\"data\"]\ncerts = \"../certs/datanode-{number}\"\n",
+                    self.datanode_address(number),
+                    self.namenode_address()
+                ),
+            )?;
+        }
+        self.write(&self.dir.join("cluster.toml"), &toml::to_string(&self.settings)?)
+    }
+
+    fn grow(&mut self, wanted: u32) -> anyhow::Result<()> {
+        if wanted < self.datanodes() {
+            bail!(
+                "{} has {} DataNodes; fewer than that cannot be started, since data is on them",
+                self.dir.display(),
+                self.datanodes()
+            );
+        }
+        if wanted > self.datanodes() {
+            self.add_datanodes(wanted, &mut Ports::default())?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, name: Option<&str>, replication: Option<Replication>) -> anyhow::Result<()> {
+        if let Some(name) = name
+            && name != self.settings.name
+        {
+            bail!("{} holds cluster `{}`, not `{name}`", self.dir.display(), self.settings.name);
+        }
+        if let Some(r) = replication
+            && r.to_string() != self.settings.replication
+        {
+            bail!(
+                "{} has replication {}; change it for a directory with: setfattr -n trusted.quarry.replication -v {r} DIRECTORY",
+                self.dir.display(),
+                self.settings.replication
+            );
+        }
+        Ok(())
+    }
+
+    fn certificate(&self, role: Role, id: &str) -> anyhow::Result<()> {
+        let out = self.dir.join("certs").join(format!("{role}-{id}"));
+        if out.exists() {
+            // Left over from a start that was cut off before the ports were recorded.
+            std::fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+        }
+        let hosts = [HOST.to_owned(), "localhost".to_owned()];
+        identity::issue(&self.dir.join("ca"), role, id, &hosts, &out)?;
+        Ok(())
+    }
+
+    fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+        crashsafe::write_file(path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| anyhow::anyhow!("another `quarry up` runs on {}; stop it first", dir.display()))?;
+    Ok(file)
+}
+
+/// A directory with things of others is no place for a new cluster.
+fn refuse_foreign(dir: &Path) -> anyhow::Result<()> {
+    const OURS: [&str; 7] = ["lock", "ca", "certs", "logs", "run", "namenode", "client.toml"];
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let name = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
+        let ours = name.to_str().is_some_and(|n| OURS.contains(&n) || n.starts_with("datanode-"));
+        if !ours {
+            bail!(
+                "{} is not empty and holds no cluster (there is {}); choose another directory",
+                dir.display(),
+                name.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Hands out free UDP ports; the sockets stay open until all are chosen, so that none comes twice.
+#[derive(Default)]
+struct Ports(Vec<UdpSocket>);
+
+impl Ports {
+    fn take(&mut self) -> anyhow::Result<u16> {
+        let socket = UdpSocket::bind((HOST, 0)).context("no free UDP port")?;
+        let port = socket.local_addr().context("no free UDP port")?.port();
+        self.0.push(socket);
+        Ok(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(result: anyhow::Result<Layout>) -> String {
+        format!("{:#}", result.err().expect("must be refused"))
+    }
+
+    #[test]
+    fn a_cluster_keeps_its_ports_and_can_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        let first = Layout::open_or_make(&path, None, Some(2), None).unwrap();
+        let ports = first.settings.datanode_ports.clone();
+        assert!(message(Layout::open_or_make(&path, None, None, None)).contains("another `quarry up` runs"));
+        drop(first);
+        let second = Layout::open_or_make(&path, None, Some(4), None).unwrap();
+        assert_eq!(second.settings.datanode_ports[..2], ports);
+        assert_eq!(second.datanodes(), 4);
+        drop(second);
+        assert!(message(Layout::open_or_make(&path, None, Some(3), None)).contains("has 4 DataNodes"));
+        assert!(
+            message(Layout::open_or_make(&path, Some("other"), None, None))
+                .contains("holds cluster `quarry`")
+        );
+        assert!(
+            message(Layout::open_or_make(&path, None, None, Some(Replication::All)))
+                .contains("has replication 3")
+        );
+    }
+
+    #[test]
+    fn a_start_that_was_cut_off_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        identity::init_ca(&dir.path().join("ca"), "quarry").unwrap();
+        assert_eq!(Layout::open_or_make(dir.path(), None, Some(1), None).unwrap().datanodes(), 1);
+    }
+
+    #[test]
+    fn things_of_others_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        assert!(message(Layout::open_or_make(dir.path(), None, None, None)).contains("thesis.tex"));
+        assert!(message(Layout::open_or_make(dir.path(), None, Some(0), None)).contains("--datanodes"));
+    }
+}

@@ -1,0 +1,42 @@
+//! Settings of the roles: a flag beats the environment, which beats the file.
+//!
+//! Each role has one struct of optional settings that clap fills from flags and environment and serde from the file.
+
+use anyhow::Context;
+use quarry_common::identity::CertPaths;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+/// Takes from `$file` what `$given` leaves open, field by field. Naming every field makes a forgotten one an error.
+macro_rules! prefer {
+    ($name:ident: $given:expr, $file:expr; $($field:ident),+ $(,)?) => {{
+        let (given, file) = ($given, $file);
+        $name { $($field: given.$field.or(file.$field)),+ }
+    }};
+}
+pub(crate) use prefer;
+
+/// A setting that has no default.
+pub(crate) fn required<T>(value: Option<T>, name: &str) -> anyhow::Result<T> {
+    value.with_context(|| {
+        let variable = name.to_uppercase().replace('-', "_");
+        format!(
+            "--{name} is missing: give the flag, set QUARRY_{variable}, or put `{} = ...` in the file of --config",
+            name.replace('-', "_")
+        )
+    })
+}
+
+/// Reads the file, if there is one, and gives the directory that its relative paths start from.
+pub(crate) fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>) -> anyhow::Result<(T, PathBuf)> {
+    let Some(path) = path else { return Ok((T::default(), PathBuf::new())) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let settings =
+        toml::from_str(&text).with_context(|| format!("{} is no valid configuration", path.display()))?;
+    Ok((settings, path.parent().unwrap_or(Path::new("")).to_path_buf()))
+}
+
+/// The three files that `quarry cert issue` puts into a directory.
+pub(crate) fn certs_in(dir: &Path) -> CertPaths {
+    CertPaths { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") }
+}

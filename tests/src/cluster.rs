@@ -1,0 +1,398 @@
+//! A cluster for one test.
+
+use crate::ports::{self, Port};
+use crate::process::{Process, run_quarry};
+use crate::wait::eventually;
+use rustix::mount::{UnmountFlags, unmount};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a node may take from its start until it is counted healthy.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(30);
+/// A mount that is told to stop brings its last changes to the cluster first.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a new cluster is like.
+pub struct Options {
+    datanodes: u32,
+    replication: String,
+    capacity: Option<u64>,
+    namenode_settings: String,
+    datanode_settings: String,
+}
+
+impl Options {
+    /// Number of DataNodes (3).
+    #[must_use]
+    pub fn datanodes(mut self, n: u32) -> Self {
+        self.datanodes = n;
+        self
+    }
+
+    /// Default replication ("3").
+    #[must_use]
+    pub fn replication(mut self, r: &str) -> Self {
+        r.clone_into(&mut self.replication);
+        self
+    }
+
+    /// Bytes that each DataNode may use.
+    #[must_use]
+    pub fn capacity(mut self, bytes: u64) -> Self {
+        self.capacity = Some(bytes);
+        self
+    }
+
+    /// More lines for the NameNode's configuration.
+    #[must_use]
+    pub fn namenode_settings(mut self, toml: &str) -> Self {
+        self.namenode_settings.push_str(toml);
+        self.namenode_settings.push('\n');
+        self
+    }
+
+    /// More lines for each DataNode's configuration.
+    #[must_use]
+    pub fn datanode_settings(mut self, toml: &str) -> Self {
+        self.datanode_settings.push_str(toml);
+        self.datanode_settings.push('\n');
+        self
+    }
+
+    /// Starts it and waits until all nodes are healthy.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(self) -> Cluster {
+        Cluster::new(self)
+    }
+}
+
+/// A running cluster. Dropping it stops everything and removes its files.
+pub struct Cluster {
+    /// Mounts that died with their process keep their directory here.
+    dir: TempDir,
+    namenode: Option<Process>,
+    namenode_port: Port,
+    datanodes: Vec<(Option<Process>, Port)>,
+}
+
+impl Cluster {
+    /// Three DataNodes, replication 3.
+    pub fn options() -> Options {
+        Options {
+            datanodes: 3,
+            replication: "3".into(),
+            capacity: None,
+            namenode_settings: String::new(),
+            datanode_settings: String::new(),
+        }
+    }
+
+    /// The default cluster.
+    pub fn start() -> Self {
+        Self::options().start()
+    }
+
+    fn new(options: Options) -> Self {
+        let base = std::env::var_os("QUARRY_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let dir = tempfile::Builder::new().prefix("quarry-test-").tempdir_in(base).expect("make a directory");
+        let path = dir.path().to_path_buf();
+        quarry_ok(&["init", &show(&path.join("ca")), "--name", "test"]);
+        let namenode_port = ports::reserve();
+        let mut cluster = Self { dir, namenode: None, namenode_port, datanodes: Vec::new() };
+        fs::create_dir(path.join("logs")).expect("make the log directory");
+        cluster.certificate("namenode", "1");
+        cluster.certificate("client", "test");
+        let address = cluster.namenode_address();
+        fs::write(
+            path.join("namenode.toml"),
+            format!(
+                "listen = \"{address}\"\ndir = \"namenode\"\ncerts = \"certs/namenode-1\"\nreplication = \"{}\"\n{}",
+                options.replication, options.namenode_settings
+            ),
+        )
+        .expect("write a configuration");
+        fs::write(
+            cluster.client_config(),
+            format!("namenode = \"{address}\"\ncerts = \"certs/client-test\"\n"),
+        )
+        .expect("write a configuration");
+        cluster.start_namenode();
+        for number in 1..=options.datanodes {
+            cluster.add_datanode(number, &options);
+        }
+        cluster.wait_healthy();
+        cluster
+    }
+
+    fn add_datanode(&mut self, number: u32, options: &Options) {
+        self.certificate("datanode", &number.to_string());
+        let port = ports::reserve();
+        let mut toml = format!(
+            "listen = \"127.0.0.1:{}\"\nnamenode = \"{}\"\ndirs = [\"datanode-{number}\"]\ncerts = \"certs/datanode-{number}\"\n",
+            port.number,
+            self.namenode_address()
+        );
+        // Several nodes share one disk here, and a test must not depend on how full it is.
+        toml += "reserve = 0\n";
+        if let Some(capacity) = options.capacity {
+            toml += &format!("capacity = {capacity}\n");
+        }
+        toml += &options.datanode_settings;
+        fs::write(self.path(&format!("datanode-{number}.toml")), toml).expect("write a configuration");
+        self.datanodes.push((None, port));
+        self.start_datanode(number);
+    }
+
+    /// Starts one more DataNode than there are, with default settings.
+    pub fn join_datanode(&mut self) -> u32 {
+        let number = self.datanodes.len() as u32 + 1;
+        self.add_datanode(number, &Self::options());
+        number
+    }
+
+    fn certificate(&self, role: &str, id: &str) {
+        let out = show(&self.path(&format!("certs/{role}-{id}")));
+        let ca = show(&self.path("ca"));
+        quarry_ok(&["cert", "issue", &ca, "--role", role, "--id", id, "--host", "127.0.0.1", "--out", &out]);
+    }
+
+    /// A file or directory of the cluster.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the NameNode listens.
+    pub fn namenode_address(&self) -> String {
+        format!("127.0.0.1:{}", self.namenode_port.number)
+    }
+
+    /// The client's configuration file.
+    pub fn client_config(&self) -> PathBuf {
+        self.path("client.toml")
+    }
+
+    /// Starts the NameNode (again).
+    pub fn start_namenode(&mut self) {
+        let config = show(&self.path("namenode.toml"));
+        let log = self.path("logs/namenode.log");
+        self.namenode = Some(Process::start("namenode", &["namenode", "--config", &config], &log));
+    }
+
+    /// Starts a DataNode (again); the first is 1.
+    pub fn start_datanode(&mut self, number: u32) {
+        let name = format!("datanode-{number}");
+        let config = show(&self.path(&format!("{name}.toml")));
+        let log = self.path(&format!("logs/{name}.log"));
+        self.datanodes[number as usize - 1].0 =
+            Some(Process::start(&name, &["datanode", "--config", &config], &log));
+    }
+
+    /// The NameNode's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn namenode(&mut self) -> &mut Process {
+        self.namenode.as_mut().expect("the NameNode runs")
+    }
+
+    /// A DataNode's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn datanode(&mut self, number: u32) -> &mut Process {
+        self.datanodes[number as usize - 1].0.as_mut().expect("the DataNode runs")
+    }
+
+    /// `kill -9`.
+    pub fn kill_namenode(&mut self) {
+        self.namenode = None;
+    }
+
+    /// `kill -9`.
+    pub fn kill_datanode(&mut self, number: u32) {
+        self.datanodes[number as usize - 1].0 = None;
+    }
+
+    /// `kill -9` of every server.
+    pub fn kill_servers(&mut self) {
+        self.kill_namenode();
+        for (process, _) in &mut self.datanodes {
+            *process = None;
+        }
+    }
+
+    /// Starts every server again.
+    pub fn start_servers(&mut self) {
+        self.start_namenode();
+        for number in 1..=self.datanodes.len() as u32 {
+            self.start_datanode(number);
+        }
+    }
+
+    /// Waits until every node is healthy and every placement group is complete.
+    pub fn wait_healthy(&self) {
+        eventually("all nodes healthy, all groups complete", HEALTHY_LIMIT, || {
+            let status = self.status();
+            let nodes = status["datanodes"].as_array().map_or(0, Vec::len);
+            nodes == self.datanodes.len()
+                && (1..=nodes as u64).all(|n| self.node_state_in(&status, n) == "healthy")
+                && status["groups"]["healthy"].as_u64() > Some(0)
+                && status["groups"]["degraded"] == 0
+                && status["groups"]["healing"] == 0
+        });
+    }
+
+    fn node_state_in(&self, status: &Value, number: u64) -> String {
+        let nodes = status["datanodes"].as_array().into_iter().flatten();
+        let node = nodes.into_iter().find(|n| n["id"].as_u64() == Some(number));
+        node.and_then(|n| n["state"].as_str()).unwrap_or("unknown").to_owned()
+    }
+
+    /// `healthy`, `suspect`, `dead`, `full`, or `unknown`.
+    pub fn node_state(&self, number: u32) -> String {
+        self.node_state_in(&self.status(), number.into())
+    }
+
+    /// `quarry status --json`; null when the NameNode does not answer.
+    pub fn status(&self) -> Value {
+        self.json(&["status", "--json", "--timeout", "5"])
+    }
+
+    /// `quarry locate PATH --json`.
+    pub fn locate(&self, path: &str) -> Value {
+        self.json(&["locate", path, "--json"])
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let config = show(&self.client_config());
+        let mut args = args.to_vec();
+        args.extend(["--config", &config]);
+        let output = run_quarry(&args);
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Runs `quarry fsck --json` and demands that nothing is wrong.
+    ///
+    /// # Panics
+    /// When there is a problem.
+    pub fn assert_sound(&self, deep: bool) -> Value {
+        let config = show(&self.client_config());
+        let mut args = vec!["fsck", "--json", "--timeout", "60", "--config", &config];
+        if deep {
+            args.push("--deep");
+        }
+        let output = run_quarry(&args);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "fsck: {text}{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&text).expect("fsck prints JSON")
+    }
+
+    /// Mounts the cluster on a directory of its own.
+    pub fn mount(&self) -> Mount {
+        self.mount_with(&[])
+    }
+
+    /// The same with more arguments for `quarry mount`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn mount_with(&self, args: &[&str]) -> Mount {
+        let path = tempfile::Builder::new()
+            .prefix("mnt-")
+            .tempdir_in(self.dir.path())
+            .expect("make a mount point")
+            .keep();
+        Mount::new(self, path, args)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A mount that outlived its `Mount` would make the removal of the files below it dangerous.
+        let below = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
+        for entry in below.filter(|e| e.file_name().to_string_lossy().starts_with("mnt-")) {
+            let _ = unmount(entry.path(), UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// A kernel mount of a cluster. Dropping it unmounts.
+pub struct Mount {
+    path: PathBuf,
+    process: Process,
+    args: Vec<String>,
+    log: PathBuf,
+}
+
+impl Mount {
+    fn new(cluster: &Cluster, path: PathBuf, more: &[&str]) -> Self {
+        let mut args =
+            vec!["mount".to_owned(), show(&path), "--config".into(), show(&cluster.client_config())];
+        args.extend(more.iter().map(|a| (*a).to_owned()));
+        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let log = cluster.path(&format!("logs/{name}.log"));
+        let process = Process::start("mount", &args, &log);
+        Self { path, process, args, log }
+    }
+
+    /// The mount point.
+    pub fn root(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The process that serves it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Unmounts cleanly and mounts again: a client that remembers nothing.
+    ///
+    /// # Panics
+    /// When the old one does not end, or the new one does not start.
+    pub fn remount(&mut self) {
+        let ended = self.process.stop(UNMOUNT_LIMIT);
+        assert!(
+            ended.is_some_and(|s| s.success()),
+            "the mount did not end cleanly: {ended:?}\n{}",
+            self.process.log_end(20)
+        );
+        self.process = Process::start("mount", &self.args, &self.log);
+    }
+
+    /// `kill -9` of the client, and a new one on the same directory.
+    pub fn crash_and_remount(&mut self) {
+        self.process.kill();
+        self.process = Process::start("mount", &self.args, &self.log);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.process.exited().is_none() {
+            let limit = if std::thread::panicking() { Duration::from_secs(3) } else { UNMOUNT_LIMIT };
+            let _ = self.process.stop(limit);
+        }
+        self.process.kill();
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+    }
+}
+
+/// A path for a command line.
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn quarry_ok(args: &[&str]) {
+    let output = run_quarry(args);
+    assert!(output.status.success(), "quarry {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,59 @@
+//! A full cluster.
+
+use quarry_tests::process::shell;
+use quarry_tests::{Cluster, eventually};
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+const CAPACITY: u64 = 48 << 20;
+
+#[test]
+fn a_full_cluster_says_so_at_once_and_loses_nothing() {
+    let cluster = Cluster::options().capacity(CAPACITY).start();
+    let mut mount = cluster.mount();
+    let blocks = |mount: &quarry_tests::Mount, what: &str| -> u64 {
+        shell(mount.root(), &format!("stat -f -c '%S %{what}' . | awk '{{ print $1 * $2 }}'"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let capacity = blocks(&mount, "b");
+    assert!((CAPACITY * 9 / 10..=CAPACITY).contains(&capacity), "capacity is logical: {capacity}");
+    let (mut kept, mut error) = (Vec::new(), None);
+    for i in 0..100u32 {
+        let name = format!("f{i}");
+        let write = fs::File::create(mount.path(&name)).and_then(|mut f| {
+            f.write_all(&vec![i as u8; 1_000_000])?;
+            f.sync_all()
+        });
+        match write {
+            Ok(()) => kept.push((name, i as u8)),
+            Err(e) => {
+                error = Some(e);
+                break;
+            }
+        }
+    }
+    let error = error.expect("it gets full");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert!(kept.len() >= 35, "only {} MB of 48 MiB were usable", kept.len());
+    // Names still work, and everything acknowledged is there.
+    fs::create_dir(mount.path("d")).unwrap();
+    mount.remount();
+    for (name, fill) in &kept {
+        let data = fs::read(mount.path(name)).unwrap();
+        assert!(data.len() == 1_000_000 && data.iter().all(|b| b == fill), "{name}");
+    }
+    // Deleting makes room again.
+    for (name, _) in &kept[..20] {
+        fs::remove_file(mount.path(name)).unwrap();
+    }
+    eventually("there is room again", Duration::from_secs(60), || {
+        fs::File::create(mount.path("again"))
+            .and_then(|mut f| f.write_all(&[1; 500_000]).and_then(|()| f.sync_all()))
+            .is_ok()
+    });
+    assert!(blocks(&mount, "a") > 0);
+    cluster.assert_sound(true);
+}

@@ -1,0 +1,21 @@
+//! Quarry as its users meet it: real processes, real QUIC, a real kernel mount. One binary, so that it links once.
+
+mod client_crash;
+mod commands;
+mod data;
+mod datanode_loss;
+mod full;
+mod limits;
+mod locks;
+mod model;
+mod namespace;
+mod outside_suites;
+mod programs;
+mod replication;
+mod restart;
+mod signals;
+mod stress;
+mod trust;
+mod two_mounts;
+mod up;
+mod xattrs;

@@ -1,0 +1,66 @@
+//! A cluster that is away: programs wait, can be killed, and go on when it returns.
+
+use quarry_tests::process::shell;
+use quarry_tests::{Cluster, eventually};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+#[test]
+fn a_blocked_process_can_be_killed_and_the_mount_goes_on() {
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount();
+    fs::write(mount.path("f"), "hello").unwrap();
+    cluster.kill_servers();
+    for (signal, script) in
+        [("INT", "exec cat f"), ("TERM", "exec ls -l"), ("KILL", "exec touch new"), ("INT", "exec mkdir d")]
+    {
+        let mut child = Command::new("bash")
+            .args(["-c", script])
+            .current_dir(mount.root())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "`{script}` must wait for the cluster");
+        shell(std::path::Path::new("/"), &format!("kill -{signal} {}", child.id()));
+        eventually(&format!("`{script}` ends by SIG{signal}"), Duration::from_secs(10), || {
+            child.try_wait().unwrap().is_some()
+        });
+    }
+    cluster.start_servers();
+    cluster.wait_healthy();
+    assert_eq!(fs::read_to_string(mount.path("f")).unwrap(), "hello");
+    fs::write(mount.path("g"), "again").unwrap();
+}
+
+#[test]
+fn a_waiting_program_goes_on_by_itself() {
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount();
+    fs::write(mount.path("f"), "hello").unwrap();
+    cluster.kill_servers();
+    let waiting = {
+        let root = mount.root().to_path_buf();
+        std::thread::spawn(move || shell(&root, "cat f && echo more >> f && sync f && cat f"))
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!waiting.is_finished());
+    cluster.start_servers();
+    assert_eq!(waiting.join().expect("no error"), "hellohellomore\n");
+}
+
+#[test]
+fn a_soft_mount_gives_up_in_time() {
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount_with(&["-o", "soft,timeo=2"]);
+    fs::write(mount.path("f"), "hello").unwrap();
+    cluster.kill_servers();
+    let error = fs::metadata(mount.path("f")).and_then(|_| fs::read(mount.path("f"))).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+    cluster.start_servers();
+    eventually("it works again", Duration::from_secs(30), || {
+        fs::read(mount.path("f")).is_ok_and(|d| d == b"hello")
+    });
+}
