@@ -16,18 +16,24 @@ mod base;
 mod chunks;
 mod command;
 mod error;
+mod health;
 pub mod invariants;
+pub mod membership;
 mod ops;
+pub mod placement;
 mod records;
 mod slices;
 mod state;
 mod store;
 mod tables;
+#[cfg(test)]
+mod testing;
 mod tx;
 
 pub use base::{Base, BaseError, MemoryBase, Overlay};
 pub use command::{Body, Command, Effect, GroupChange, Outcome};
 pub use error::StateError;
+pub use health::{Health, NodeView, Timing};
 pub use records::{
     ChunkRecord, Content, Cursor, Dentry, DirContent, FileContent, Inode, Meta, NodeRecord, SessionRecord,
     Usage, WindowRecord,
