@@ -133,7 +133,7 @@ impl State {
     /// # Errors
     /// As [`State::query`].
     pub fn orphans(&self, after: Ino, limit: usize) -> Result<Vec<Ino>, StateError> {
-        let rows = self.store.range(&OrphanKey(Ino(after.0 + 1)), None, limit)?;
+        let rows = self.store.range(&OrphanKey(Ino(after.0.saturating_add(1))), None, limit)?;
         Ok(rows.into_iter().map(|(key, ())| key.0).collect())
     }
 

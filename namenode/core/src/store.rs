@@ -18,6 +18,8 @@ pub(crate) struct Store {
 
 /// Pairs that one read of the base asks for at least: a page costs little more than its first pair.
 const BASE_PAGE_MIN: usize = 32;
+/// Pairs that one read of the base asks for at most: a scan without a limit must not be one huge read.
+const BASE_PAGE_MAX: usize = 4096;
 
 impl Store {
     pub(crate) fn new(base: Arc<dyn Base>, meta: Meta) -> Self {
@@ -87,7 +89,7 @@ impl Store {
         limit: usize,
         each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        let page = limit.max(BASE_PAGE_MIN);
+        let page = limit.clamp(BASE_PAGE_MIN, BASE_PAGE_MAX);
         let mut left = limit;
         while left > 0 && from.as_slice() < to {
             let below = self.base.scan(&from, to, page)?;

@@ -114,3 +114,75 @@ fn pieces(store: &Store, ino: Ino, bytes: Range<u64>, position: u32) -> Result<V
     }
     Ok(moved)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+    use quarry_common::wire::error::ServiceError;
+    use quarry_common::wire::fs::{Attr, Mutation, SetXattrMode};
+
+    fn call(bench: &mut Bench, copy: &Copy) -> Result<(u64, Attr), FsError> {
+        let Copy { from, from_offset, to, to_offset, length } = *copy;
+        match bench.mutate(Mutation::CopyRange {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            length,
+            kill_suidgid: false,
+        }) {
+            Ok(MutationReply::Copied { bytes, attr }) => Ok((bytes, attr)),
+            Err(ServiceError::Fs(e)) => Err(e),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_whole_file_is_copied_by_reference_in_steps() {
+        let mut bench = Bench::new();
+        let (from, to) = (bench.file(Ino::ROOT, "f"), bench.file(Ino::ROOT, "t"));
+        let windows = BYTES_MAX / CHUNK_SIZE + 2;
+        for window in 0..windows {
+            bench.write(from, window * CHUNK_SIZE, CHUNK_SIZE as u32).expect("written");
+        }
+        let mut copy = Copy { from, from_offset: 0, to, to_offset: 0, length: u64::MAX };
+        assert_eq!(call(&mut bench, &copy).map(|c| c.0), Ok(BYTES_MAX));
+        (copy.from_offset, copy.to_offset) = (BYTES_MAX, BYTES_MAX);
+        let (bytes, attr) = call(&mut bench, &copy).expect("copied");
+        assert_eq!(
+            (bytes, attr.size, attr.allocated),
+            (2 * CHUNK_SIZE, windows * CHUNK_SIZE, windows * CHUNK_SIZE)
+        );
+        assert_eq!(bench.state.usage().chunks, windows);
+        let slices = |ino| bench.windows(ino).into_iter().map(|w| w.slices).collect::<Vec<_>>();
+        assert_eq!(slices(from), slices(to));
+        copy.from_offset = windows * CHUNK_SIZE;
+        assert_eq!(call(&mut bench, &copy).map(|c| c.0), Ok(0));
+        bench.unlink(Ino::ROOT, "f").expect("unlinked");
+        bench.apply(crate::command::Body::Reap { inos: vec![from] });
+        assert_eq!(bench.state.usage().chunks, windows);
+        bench.check();
+    }
+
+    #[test]
+    fn ranges_must_not_overlap_and_policies_must_agree() {
+        let mut bench = Bench::new();
+        let from = bench.file(Ino::ROOT, "f");
+        bench.write(from, 0, 1000).expect("written");
+        let overlapping = Copy { from, from_offset: 0, to: from, to_offset: 999, length: 1000 };
+        assert_eq!(call(&mut bench, &overlapping), Err(FsError::Invalid));
+        let (bytes, attr) = call(&mut bench, &Copy { to_offset: 1000, ..overlapping }).expect("copied");
+        assert_eq!((bytes, attr.allocated), (1000, 2000));
+        let beyond = Copy { to_offset: FILE_SIZE_MAX, ..overlapping };
+        assert_eq!(call(&mut bench, &beyond), Err(FsError::FileTooLarge));
+
+        let dir = bench.dir(Ino::ROOT, "d");
+        let (name, value) = (b"trusted.quarry.replication"[..].into(), b"2"[..].into());
+        bench.attr_of(Mutation::SetXattr { ino: dir, name, value, mode: SetXattrMode::Either }).expect("set");
+        let to = bench.file(dir, "t");
+        let other = Copy { from, from_offset: 0, to, to_offset: 0, length: 10 };
+        assert_eq!(call(&mut bench, &other), Err(FsError::NotSupported));
+        bench.check();
+    }
+}

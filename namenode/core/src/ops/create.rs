@@ -120,3 +120,91 @@ fn count(tx: &mut Tx<'_>, inode: &Inode) {
         Content::Symlink(_) | Content::Special { .. } => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acl::tests::with_named_user;
+    use crate::testing::{Bench, CALLER};
+    use quarry_common::wire::fs::{Mutation, SetAttr, SetXattrMode};
+
+    #[test]
+    fn a_new_inode_has_owner_mode_and_times() {
+        let mut bench = Bench::new();
+        let attr = bench.create_with(Ino::ROOT, "a", NewNode::File { open: true }, 0o666).expect("created");
+        assert_eq!((attr.mode, attr.uid, attr.gid, attr.nlink), (0o644, CALLER.uid, CALLER.gid, 1));
+        let root = bench.attr(Ino::ROOT);
+        for time in [attr.atime, attr.mtime, attr.ctime, attr.btime, root.mtime, root.ctime] {
+            assert_eq!(time, bench.now());
+        }
+        let dir = bench.dir(Ino::ROOT, "d");
+        assert_eq!((bench.attr(dir).nlink, bench.attr(Ino::ROOT).nlink), (2, 3));
+        bench.check();
+    }
+
+    #[test]
+    fn names_and_targets_have_limits() {
+        let mut bench = Bench::new();
+        let mut create = |name: &str, node| bench.create_with(Ino::ROOT, name, node, 0o777).map(|a| a.size);
+        assert_eq!(create(&"n".repeat(255), NewNode::Dir), Ok(4096));
+        assert_eq!(create(&"n".repeat(256), NewNode::Dir), Err(FsError::NameTooLong));
+        for bad in ["", ".", "..", "a/b", "a\0"] {
+            assert_eq!(create(bad, NewNode::Dir), Err(FsError::Invalid), "{bad}");
+        }
+        assert_eq!(create(&"n".repeat(255), NewNode::Dir), Err(FsError::Exists));
+        let link = |length| NewNode::Symlink(vec![b'x'; length].into());
+        assert_eq!(create("l", link(SYMLINK_MAX)), Ok(SYMLINK_MAX as u64));
+        assert_eq!(create("m", link(SYMLINK_MAX + 1)), Err(FsError::NameTooLong));
+        let special = |kind| NewNode::Special { kind, rdev: 5 };
+        assert_eq!(create("f", special(FileKind::Fifo)), Ok(0));
+        assert_eq!(create("g", special(FileKind::Dir)), Err(FsError::Invalid));
+        bench.check();
+    }
+
+    #[test]
+    fn a_sgid_directory_gives_its_group() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(Ino::ROOT, "d");
+        let set = SetAttr { mode: Some(0o2775), gid: Some(7), ..SetAttr::default() };
+        bench.attr_of(Mutation::SetAttr { ino: dir, set, keep_sgid: true }).expect("set");
+        let file = bench.file(dir, "f");
+        let sub = bench.dir(dir, "s");
+        assert_eq!((bench.attr(file).gid, bench.attr(file).mode), (7, 0o644));
+        assert_eq!((bench.attr(sub).gid, bench.attr(sub).mode), (7, 0o2755));
+        bench.check();
+    }
+
+    #[test]
+    fn a_default_acl_takes_the_umasks_place() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(Ino::ROOT, "d");
+        let value: quarry_common::wire::bytestring::ByteString = with_named_user().into();
+        let name: Name = acl::DEFAULT.into();
+        let set = Mutation::SetXattr {
+            ino: dir,
+            name: name.clone(),
+            value: value.clone(),
+            mode: SetXattrMode::Either,
+        };
+        bench.attr_of(set).expect("set");
+        let file = bench.file(dir, "f");
+        assert_eq!(bench.attr(file).mode, 0o660);
+        let inode = bench.state.inode(file).expect("sound").expect("there");
+        assert!(inode.access_acl && !inode.default_acl);
+        let sub = bench.dir(dir, "s");
+        let inode = bench.state.inode(sub).expect("sound").expect("there");
+        assert!(inode.access_acl && inode.default_acl);
+        assert_eq!(bench.attr(sub).mode, 0o770);
+        bench.check();
+    }
+
+    #[test]
+    fn a_removed_directory_takes_nothing() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(Ino::ROOT, "d");
+        bench.attr_of(Mutation::Rmdir { parent: Ino::ROOT, name: b"d"[..].into() }).expect("removed");
+        assert_eq!(bench.create_with(dir, "f", NewNode::Dir, 0), Err(FsError::NotFound));
+        assert_eq!(bench.create_with(Ino(99), "f", NewNode::Dir, 0), Err(FsError::Stale));
+        bench.check();
+    }
+}

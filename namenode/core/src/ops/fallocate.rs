@@ -45,3 +45,57 @@ pub(crate) fn fallocate(
     tx.save(ino, &mut inode);
     Ok(MutationReply::Attr(inode.attr(ino)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+    use quarry_common::limits::CHUNK_SIZE;
+    use quarry_common::wire::fs::{Attr, Mutation};
+
+    fn call(
+        bench: &mut Bench,
+        ino: Ino,
+        mode: FallocateMode,
+        offset: u64,
+        length: u64,
+    ) -> Result<Attr, FsError> {
+        bench.attr_of(Mutation::Fallocate { ino, mode, offset, length, kill_suidgid: true })
+    }
+
+    #[test]
+    fn sizes_grow_only_where_asked() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let mut size = |mode| call(&mut bench, file, mode, 10, 20).map(|a| a.size);
+        assert_eq!(size(FallocateMode::KeepSize), Ok(0));
+        assert_eq!(size(FallocateMode::PunchHole), Ok(0));
+        assert_eq!(size(FallocateMode::ZeroRangeKeepSize), Ok(0));
+        assert_eq!(size(FallocateMode::Allocate), Ok(30));
+        assert_eq!(call(&mut bench, file, FallocateMode::ZeroRange, 20, 20).map(|a| a.size), Ok(40));
+        let far =
+            |bench: &mut Bench, offset, length| call(bench, file, FallocateMode::Allocate, offset, length);
+        assert_eq!(far(&mut bench, 0, 0), Err(FsError::Invalid));
+        assert_eq!(far(&mut bench, FILE_SIZE_MAX, 1), Err(FsError::FileTooLarge));
+        assert_eq!(far(&mut bench, u64::MAX, 2), Err(FsError::FileTooLarge));
+        bench.check();
+    }
+
+    #[test]
+    fn holes_free_whole_windows_and_hide_parts() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        for window in 0..3 {
+            bench.write(file, window * CHUNK_SIZE, CHUNK_SIZE as u32).expect("written");
+        }
+        let attr = call(&mut bench, file, FallocateMode::PunchHole, CHUNK_SIZE - 7, CHUNK_SIZE + 14)
+            .expect("punched");
+        assert_eq!(attr.allocated, 2 * CHUNK_SIZE - 14);
+        assert_eq!(bench.windows(file).len(), 2);
+        let attr = call(&mut bench, file, FallocateMode::PunchHole, 100, 50).expect("punched");
+        assert_eq!((attr.size, attr.allocated), (3 * CHUNK_SIZE, 2 * CHUNK_SIZE - 64));
+        assert_eq!(bench.windows(file)[0].slices.len(), 2);
+        assert_eq!(bench.state.usage().chunks, 2);
+        bench.check();
+    }
+}

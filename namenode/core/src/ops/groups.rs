@@ -119,3 +119,79 @@ pub(crate) fn reserve(tx: &mut Tx<'_>, pg: PgId, count: u32) -> Result<Outcome, 
     tx.store.put(&CursorKey(pg), &cursor);
     Ok(Outcome::Reserved { first, count })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Body;
+    use crate::testing::{Bench, PG, group_change};
+    use MemberState::{Serving, Stale, Syncing};
+
+    fn apply(bench: &mut Bench, expected: u64, members: &[(u32, MemberState)]) -> bool {
+        match bench.apply(Body::ChangeGroups(vec![group_change(expected, members)])) {
+            Outcome::Done => true,
+            Outcome::Refused(_) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_member_goes_out_and_comes_back_through_syncing() {
+        let mut bench = Bench::new();
+        assert!(apply(&mut bench, 1, &[(1, Serving), (2, Serving), (3, Stale)]));
+        assert!(!apply(&mut bench, 1, &[(1, Serving), (2, Stale), (3, Stale)]), "an old epoch");
+        assert!(!apply(&mut bench, 2, &[(1, Serving), (2, Serving), (3, Serving)]), "not synced");
+        assert!(apply(&mut bench, 2, &[(1, Serving), (2, Serving), (3, Syncing)]));
+        assert!(apply(&mut bench, 3, &[(1, Serving), (2, Serving), (3, Serving)]));
+        assert!(apply(&mut bench, 4, &[(1, Serving), (2, Stale), (3, Serving), (4, Syncing)]));
+        assert!(apply(&mut bench, 5, &[(1, Serving), (3, Serving), (4, Serving)]));
+        let group = bench.state.group(PG).expect("sound").expect("there");
+        assert_eq!(group.epoch, Epoch(6));
+        bench.check();
+    }
+
+    #[test]
+    fn somebody_who_has_everything_must_stay() {
+        let mut bench = Bench::new();
+        assert!(!apply(&mut bench, 1, &[]));
+        assert!(!apply(&mut bench, 1, &[(1, Stale), (2, Stale), (3, Stale)]));
+        assert!(!apply(&mut bench, 1, &[(1, Serving), (1, Serving)]));
+        assert!(!apply(&mut bench, 1, &[(1, Serving), (9, Syncing)]), "an unknown node");
+        assert!(apply(&mut bench, 1, &[(1, Serving), (4, Syncing)]));
+        assert!(!apply(&mut bench, 2, &[(4, Serving)]));
+        assert!(apply(&mut bench, 2, &[(1, Serving), (4, Serving)]));
+        assert!(apply(&mut bench, 3, &[(4, Serving)]));
+        bench.check();
+    }
+
+    #[test]
+    fn a_list_of_changes_is_one_change() {
+        let mut bench = Bench::new();
+        let good = group_change(1, &[(1, Serving)]);
+        let mut bad = group_change(1, &[(1, Serving)]);
+        bad.pg = PgId(2);
+        assert!(matches!(
+            bench.apply(Body::ChangeGroups(vec![good.clone(), bad.clone()])),
+            Outcome::Refused(_)
+        ));
+        assert_eq!(bench.state.group(PG).expect("sound").map(|g| g.members.len()), Some(3));
+        bad.expected = Epoch(0);
+        assert_eq!(bench.apply(Body::ChangeGroups(vec![good, bad])), Outcome::Done);
+        assert_eq!(bench.state.groups().expect("sound").len(), 2);
+        bench.check();
+    }
+
+    #[test]
+    fn ids_are_given_once() {
+        let mut bench = Bench::new();
+        let reserve = Body::ReserveChunks { pg: PG, count: 10 };
+        let first = ChunkId::new(PG, 1 << 20);
+        assert_eq!(bench.apply(reserve.clone()), Outcome::Reserved { first, count: 10 });
+        let first = ChunkId::new(PG, (1 << 20) + 10);
+        assert_eq!(bench.apply(reserve), Outcome::Reserved { first, count: 10 });
+        for (pg, count) in [(PgId(2), 1), (PG, 0)] {
+            assert!(matches!(bench.apply(Body::ReserveChunks { pg, count }), Outcome::Refused(_)));
+        }
+        bench.check();
+    }
+}

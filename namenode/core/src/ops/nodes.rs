@@ -56,3 +56,28 @@ fn disown(tx: &mut Tx<'_>, node: NodeId) -> Result<(), StateError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Bench, PG, register};
+
+    #[test]
+    fn a_node_that_lost_its_store_is_stale() {
+        let mut bench = Bench::new();
+        let version = bench.state.meta().placement_version;
+        assert_eq!(bench.apply(register(2, 1)), Outcome::Done);
+        assert_eq!(bench.state.meta().placement_version, version, "nothing new");
+        assert_eq!(bench.apply(register(2, 7)), Outcome::Done);
+        assert_eq!(bench.effects, [Effect::PlacementChanged]);
+        let group = bench.state.group(PG).expect("sound").expect("there");
+        assert_eq!(group.epoch, Epoch(2));
+        assert_eq!(group.serving().collect::<Vec<_>>(), [NodeId(1), NodeId(3)]);
+        bench.apply(register(1, 7));
+        bench.apply(register(3, 7));
+        let group = bench.state.group(PG).expect("sound").expect("there");
+        assert_eq!(group.serving().collect::<Vec<_>>(), [NodeId(3)], "somebody must take writes");
+        assert!(matches!(bench.apply(register(0, 1)), Outcome::Refused(_)));
+        bench.check();
+    }
+}

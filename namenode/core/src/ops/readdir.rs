@@ -42,3 +42,41 @@ pub(crate) fn readdir(
     }
     Ok(QueryReply::Entries { entries, end })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    #[test]
+    fn pages_go_on_while_entries_come_and_go() {
+        let mut bench = Bench::new();
+        for i in 0..10 {
+            bench.file(Ino::ROOT, &format!("f{i}"));
+        }
+        bench.checkpoint();
+        let page = |bench: &Bench, after| match bench.state.query(&quarry_common::wire::fs::Query::ReadDir {
+            ino: Ino::ROOT,
+            after,
+            limit: 4,
+            plus: false,
+        }) {
+            Ok(Ok(QueryReply::Entries { entries, end })) => (entries, end),
+            other => panic!("{other:?}"),
+        };
+        let (first, end) = page(&bench, 0);
+        assert_eq!((first.len(), end), (4, false));
+        for gone in ["f1", "f3", "f4", "f9"] {
+            bench.unlink(Ino::ROOT, gone).expect("unlinked");
+        }
+        bench.file(Ino::ROOT, "f1");
+        let (second, end) = page(&bench, first[3].cookie);
+        let names: Vec<_> = second.iter().map(|e| e.name.0.clone()).collect();
+        assert_eq!(names, [b"f5", b"f6", b"f7", b"f8"]);
+        assert!(!end);
+        let (third, end) = page(&bench, second[3].cookie);
+        assert_eq!((third.len(), end), (1, true));
+        assert_eq!(page(&bench, u64::MAX), (Vec::new(), true));
+        bench.check();
+    }
+}

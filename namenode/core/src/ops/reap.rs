@@ -79,3 +79,40 @@ fn uncount(tx: &mut Tx<'_>, inode: &Inode) {
         Content::Symlink(_) | Content::Special { .. } => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Body;
+    use crate::testing::Bench;
+    use quarry_common::limits::CHUNK_SIZE;
+    use quarry_common::wire::fs::{Mutation, SetXattrMode};
+
+    #[test]
+    fn reaping_frees_everything_in_steps() {
+        let mut bench = Bench::new();
+        let (file, small, kept) =
+            (bench.file(Ino::ROOT, "a"), bench.file(Ino::ROOT, "b"), bench.file(Ino::ROOT, "c"));
+        for window in 0..=WINDOWS_MAX as u64 {
+            bench.write(file, window * CHUNK_SIZE, 10).expect("written");
+        }
+        let (name, value) = (b"user.x"[..].into(), b"y"[..].into());
+        bench
+            .attr_of(Mutation::SetXattr { ino: small, name, value, mode: SetXattrMode::Either })
+            .expect("set");
+        let dir = bench.dir(Ino::ROOT, "d");
+        bench.attr_of(Mutation::Rmdir { parent: Ino::ROOT, name: b"d"[..].into() }).expect("removed");
+        bench.unlink(Ino::ROOT, "a").expect("unlinked");
+        bench.unlink(Ino::ROOT, "b").expect("unlinked");
+
+        let inos = vec![file, small, kept, dir, Ino(999)];
+        assert_eq!(bench.apply(Body::Reap { inos: inos.clone() }), Outcome::Reaped { left: vec![file] });
+        assert_eq!(bench.state.orphans(Ino(0), 9).expect("sound"), [file]);
+        assert_eq!(bench.apply(Body::Reap { inos }), Outcome::Reaped { left: vec![] });
+        assert_eq!(bench.state.attr(file).expect("sound"), None);
+        assert!(bench.state.attr(kept).expect("sound").is_some());
+        let usage = bench.state.usage();
+        assert_eq!((usage.inodes, usage.chunks, usage.deleting), (2, 0, WINDOWS_MAX as u64 + 1));
+        bench.check();
+    }
+}

@@ -178,3 +178,115 @@ fn reparent(moved: &mut Inode, dirs: &mut Dirs, to: Ino) {
         dir_mut(moved).parent = to;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Effect;
+    use crate::testing::Bench;
+    use quarry_common::wire::error::ServiceError;
+    use quarry_common::wire::fs::Mutation;
+
+    fn rename(
+        bench: &mut Bench,
+        (from, from_name): (Ino, &str),
+        (to, to_name): (Ino, &str),
+        mode: RenameMode,
+    ) -> Result<(Ino, Option<Ino>), FsError> {
+        let (from_name, to_name) = (from_name.as_bytes().into(), to_name.as_bytes().into());
+        match bench.mutate(Mutation::Rename { from, from_name, to, to_name, mode }) {
+            Ok(MutationReply::Renamed { moved, other }) => Ok((moved.ino, other.map(|a| a.ino))),
+            Err(ServiceError::Fs(e)) => Err(e),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const ROOT: Ino = Ino::ROOT;
+
+    #[test]
+    fn a_moved_directory_has_another_parent() {
+        let mut bench = Bench::new();
+        let (a, b) = (bench.dir(ROOT, "a"), bench.dir(ROOT, "b"));
+        let sub = bench.dir(a, "s");
+        assert_eq!(rename(&mut bench, (a, "s"), (b, "t"), RenameMode::NoReplace), Ok((sub, None)));
+        assert_eq!((bench.attr(a).nlink, bench.attr(b).nlink), (2, 3));
+        assert_eq!(bench.lookup(b, "t"), Ok(sub));
+        assert_eq!(bench.lookup(a, "s"), Err(FsError::NotFound));
+        for ino in [a, b, sub] {
+            assert_eq!(bench.attr(ino).ctime, bench.now(), "{ino}");
+        }
+        assert!(bench.attr(sub).mtime < bench.now());
+        bench.check();
+    }
+
+    #[test]
+    fn a_replaced_file_becomes_an_orphan_and_its_place_stays() {
+        let mut bench = Bench::new();
+        let a = bench.file(ROOT, "a");
+        let b = bench.file(ROOT, "b");
+        bench.file(ROOT, "c");
+        assert_eq!(rename(&mut bench, (ROOT, "a"), (ROOT, "b"), RenameMode::NoReplace), Err(FsError::Exists));
+        assert_eq!(rename(&mut bench, (ROOT, "a"), (ROOT, "b"), RenameMode::Replace), Ok((a, Some(b))));
+        assert!(bench.effects.contains(&Effect::Orphaned(b)));
+        assert_eq!(bench.names(ROOT), ["b", "c"]);
+        assert_eq!(bench.lookup(ROOT, "b"), Ok(a));
+        bench.check();
+    }
+
+    #[test]
+    fn kinds_must_fit() {
+        let mut bench = Bench::new();
+        let (dir, full) = (bench.dir(ROOT, "d"), bench.dir(ROOT, "full"));
+        bench.file(full, "x");
+        bench.file(ROOT, "f");
+        let mut replace = |from, to| rename(&mut bench, from, to, RenameMode::Replace);
+        assert_eq!(replace((ROOT, "f"), (ROOT, "d")), Err(FsError::IsDir));
+        assert_eq!(replace((ROOT, "d"), (ROOT, "f")), Err(FsError::NotDir));
+        assert_eq!(replace((ROOT, "d"), (ROOT, "full")), Err(FsError::NotEmpty));
+        assert_eq!(replace((full, "x"), (ROOT, "full")), Err(FsError::IsDir));
+        assert_eq!(replace((ROOT, "full"), (ROOT, "d")), Ok((full, Some(dir))));
+        assert_eq!(bench.attr(ROOT).nlink, 3);
+        bench.check();
+    }
+
+    #[test]
+    fn two_names_of_one_inode_stay() {
+        let mut bench = Bench::new();
+        let a = bench.file(ROOT, "a");
+        bench.attr_of(Mutation::Link { ino: a, parent: ROOT, name: b"b"[..].into() }).expect("linked");
+        assert_eq!(rename(&mut bench, (ROOT, "a"), (ROOT, "b"), RenameMode::Replace), Ok((a, None)));
+        assert_eq!(bench.effects, []);
+        assert_eq!(bench.names(ROOT), ["a", "b"]);
+        bench.check();
+    }
+
+    #[test]
+    fn a_directory_does_not_enter_itself() {
+        let mut bench = Bench::new();
+        let a = bench.dir(ROOT, "a");
+        let b = bench.dir(a, "b");
+        let c = bench.dir(b, "c");
+        for mode in [RenameMode::Replace, RenameMode::NoReplace] {
+            assert_eq!(rename(&mut bench, (ROOT, "a"), (a, "x"), mode), Err(FsError::Invalid));
+            assert_eq!(rename(&mut bench, (ROOT, "a"), (c, "x"), mode), Err(FsError::Invalid));
+        }
+        assert_eq!(rename(&mut bench, (b, "c"), (ROOT, "a"), RenameMode::Replace), Err(FsError::NotEmpty));
+        assert_eq!(rename(&mut bench, (b, "c"), (ROOT, "a"), RenameMode::Exchange), Err(FsError::Invalid));
+        assert_eq!(rename(&mut bench, (ROOT, "a"), (b, "c"), RenameMode::Exchange), Err(FsError::Invalid));
+        bench.check();
+    }
+
+    #[test]
+    fn exchange_swaps_what_two_names_mean() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(ROOT, "d");
+        let file = bench.file(dir, "f");
+        let other = bench.dir(ROOT, "o");
+        let swap = |bench: &mut Bench, a, b| rename(bench, a, b, RenameMode::Exchange);
+        assert_eq!(swap(&mut bench, (dir, "f"), (ROOT, "o")), Ok((file, Some(other))));
+        assert_eq!((bench.lookup(dir, "f"), bench.lookup(ROOT, "o")), (Ok(other), Ok(file)));
+        assert_eq!((bench.attr(dir).nlink, bench.attr(ROOT).nlink), (3, 3));
+        assert_eq!(swap(&mut bench, (dir, "f"), (ROOT, "none")), Err(FsError::NotFound));
+        bench.check();
+    }
+}

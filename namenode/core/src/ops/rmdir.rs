@@ -32,3 +32,32 @@ pub(crate) fn check_empty(inode: &Inode) -> Result<(), FsError> {
         Content::File(_) | Content::Symlink(_) | Content::Special { .. } => Err(FsError::NotDir),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Effect;
+    use crate::testing::Bench;
+    use quarry_common::wire::fs::Mutation;
+
+    fn rmdir(bench: &mut Bench, name: &str) -> Result<u32, FsError> {
+        bench.attr_of(Mutation::Rmdir { parent: Ino::ROOT, name: name.as_bytes().into() }).map(|a| a.nlink)
+    }
+
+    #[test]
+    fn only_empty_directories_go() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(Ino::ROOT, "d");
+        bench.file(dir, "f");
+        bench.file(Ino::ROOT, "f");
+        assert_eq!(rmdir(&mut bench, "d"), Err(FsError::NotEmpty));
+        assert_eq!(rmdir(&mut bench, "f"), Err(FsError::NotDir));
+        assert_eq!(rmdir(&mut bench, "."), Err(FsError::Invalid));
+        assert_eq!(rmdir(&mut bench, ".."), Err(FsError::NotEmpty));
+        bench.unlink(dir, "f").expect("unlinked");
+        assert_eq!(rmdir(&mut bench, "d"), Ok(0));
+        assert!(bench.effects.contains(&Effect::Orphaned(dir)));
+        assert_eq!(bench.attr(Ino::ROOT).nlink, 2);
+        bench.check();
+    }
+}

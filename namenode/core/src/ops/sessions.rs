@@ -66,3 +66,64 @@ pub(crate) fn mutate(
     tx.store.put(&key, &SlotRecord { sequence, reply: reply.clone() });
     Ok(reply)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Body;
+    use crate::testing::{Bench, CALLER};
+    use quarry_common::ids::Ino;
+    use quarry_common::wire::error::FsError;
+    use quarry_common::wire::fs::NewNode;
+
+    fn create(session: SessionId, slot: u16, sequence: u64) -> Body {
+        let mutation = Mutation::Create {
+            parent: Ino::ROOT,
+            name: b"f"[..].into(),
+            node: NewNode::Dir,
+            mode: 0o777,
+            umask: 0,
+            caller: CALLER,
+        };
+        Body::Mutate { session, slot, sequence, mutation }
+    }
+
+    fn bad(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Mutation(Err(ServiceError::BadRequest(_))))
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_answer() {
+        let mut bench = Bench::new();
+        let session = bench.open_session();
+        let first = bench.apply(create(session, 5, 1));
+        assert!(matches!(first, Outcome::Mutation(Ok(_))));
+        bench.checkpoint();
+        assert_eq!(bench.apply(create(session, 5, 1)), first);
+        assert_eq!(bench.effects, []);
+        let second = bench.apply(create(session, 5, 2));
+        assert_eq!(second, Outcome::Mutation(Err(FsError::Exists.into())));
+        assert_eq!(bench.apply(create(session, 5, 2)), second, "an error is an answer, too");
+        for (slot, sequence) in [(5, 1), (5, 4), (6, 0), (6, 2), (SESSION_SLOTS, 1)] {
+            assert!(bad(&bench.apply(create(session, slot, sequence))), "{slot} {sequence}");
+        }
+        bench.check();
+    }
+
+    #[test]
+    fn an_ended_session_is_gone_with_its_slots() {
+        let mut bench = Bench::new();
+        let session = bench.open_session();
+        for slot in 0..SESSION_SLOTS {
+            bench.apply(create(session, slot, 1));
+        }
+        assert_eq!(bench.state.sessions().expect("sound").len(), 2);
+        assert_eq!(bench.apply(Body::EndSession { session }), Outcome::Done);
+        assert_eq!(bench.effects, [Effect::SessionEnded(session)]);
+        assert_eq!(bench.apply(Body::EndSession { session }), Outcome::Done);
+        let late = bench.apply(create(session, 0, 2));
+        assert_eq!(late, Outcome::Mutation(Err(ServiceError::SessionExpired)));
+        assert_ne!(bench.open_session(), session);
+        bench.check();
+    }
+}

@@ -74,3 +74,103 @@ fn time(set: Option<SetTime>, now: Timestamp, old: Timestamp) -> Timestamp {
         None => old,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acl::tests::with_named_user;
+    use crate::testing::Bench;
+    use quarry_common::limits::CHUNK_SIZE;
+    use quarry_common::wire::fs::{Attr, Mutation, SetXattrMode};
+
+    fn set(bench: &mut Bench, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
+        bench.attr_of(Mutation::SetAttr { ino, set, keep_sgid: true })
+    }
+
+    fn mode(mode: u16) -> SetAttr {
+        SetAttr { mode: Some(mode), ..SetAttr::default() }
+    }
+
+    fn size(size: u64) -> SetAttr {
+        SetAttr { size: Some(size), ..SetAttr::default() }
+    }
+
+    #[test]
+    fn chown_clears_suid_and_sgid_of_files_only() {
+        let mut bench = Bench::new();
+        let (file, dir) = (bench.file(Ino::ROOT, "f"), bench.dir(Ino::ROOT, "d"));
+        for ino in [file, dir] {
+            set(&mut bench, ino, mode(0o6755)).expect("chmod");
+        }
+        let chown = SetAttr { uid: Some(5), ..SetAttr::default() };
+        assert_eq!(set(&mut bench, file, chown.clone()).map(|a| (a.mode, a.uid)), Ok((0o755, 5)));
+        assert_eq!(set(&mut bench, dir, chown.clone()).map(|a| a.mode), Ok(0o6755));
+        set(&mut bench, file, mode(0o6644)).expect("chmod");
+        assert_eq!(set(&mut bench, file, chown).map(|a| a.mode), Ok(0o2644), "sgid without x is for locking");
+        bench.check();
+    }
+
+    #[test]
+    fn times_are_as_told_and_ctime_is_now() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let times = SetAttr {
+            atime: Some(SetTime::At(Timestamp(-7))),
+            mtime: Some(SetTime::Now),
+            ..SetAttr::default()
+        };
+        let attr = set(&mut bench, file, times).expect("set");
+        assert_eq!((attr.atime, attr.mtime, attr.ctime), (Timestamp(-7), bench.now(), bench.now()));
+        bench.check();
+    }
+
+    #[test]
+    fn truncating_cuts_exactly_and_extending_shows_zeros() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        for window in 0..3 {
+            bench.write(file, window * CHUNK_SIZE, CHUNK_SIZE as u32).expect("written");
+        }
+        let attr = set(&mut bench, file, size(CHUNK_SIZE + 10)).expect("truncated");
+        assert_eq!((attr.size, attr.allocated), (CHUNK_SIZE + 10, CHUNK_SIZE + 10));
+        assert_eq!((attr.mtime, attr.ctime), (bench.now(), bench.now()));
+        let windows = bench.windows(file);
+        assert_eq!(windows.len(), 2);
+        assert_eq!(windows[1].slices[0].length, 10);
+        assert_eq!(bench.state.delete_queue(10).expect("sound").len(), 1);
+        let attr = set(&mut bench, file, size(4 * CHUNK_SIZE)).expect("extended");
+        assert_eq!((attr.size, attr.allocated), (4 * CHUNK_SIZE, CHUNK_SIZE + 10));
+        let attr = set(&mut bench, file, size(0)).expect("truncated");
+        assert_eq!((attr.size, attr.allocated), (0, 0));
+        assert_eq!(bench.windows(file), []);
+        bench.check();
+    }
+
+    #[test]
+    fn sizes_have_a_limit_and_need_a_file() {
+        let mut bench = Bench::new();
+        let (file, dir) = (bench.file(Ino::ROOT, "f"), bench.dir(Ino::ROOT, "d"));
+        assert_eq!(set(&mut bench, file, size(FILE_SIZE_MAX)).map(|a| a.size), Ok(FILE_SIZE_MAX));
+        assert_eq!(set(&mut bench, file, size(FILE_SIZE_MAX + 1)), Err(FsError::FileTooLarge));
+        assert_eq!(set(&mut bench, dir, size(0)), Err(FsError::IsDir));
+        bench.check();
+    }
+
+    #[test]
+    fn chmod_goes_through_the_acl() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let (name, value) = (ACCESS.into(), with_named_user().into());
+        bench
+            .attr_of(Mutation::SetXattr { ino: file, name, value, mode: SetXattrMode::Either })
+            .expect("set");
+        assert_eq!(bench.attr(file).mode, 0o770);
+        let attr = bench
+            .attr_of(Mutation::SetAttr { ino: file, set: mode(0o2640), keep_sgid: false })
+            .expect("chmod");
+        assert_eq!(attr.mode, 0o640);
+        let acl = xattr::stored_acl(bench.state.store(), file, ACCESS).expect("there");
+        assert_eq!(acl.mode_bits(), 0o640);
+        bench.check();
+    }
+}

@@ -244,3 +244,123 @@ fn remove_value(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, name: &Name) -> Re
     inode.xattr_list_bytes -= name.len() as u32 + 1;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acl::tests::{value, with_named_user};
+    use crate::testing::Bench;
+    use quarry_common::wire::fs::{Attr, Mutation, NewNode, Query, Timestamp};
+
+    fn set(
+        bench: &mut Bench,
+        ino: Ino,
+        name: &str,
+        value: &[u8],
+        mode: SetXattrMode,
+    ) -> Result<Attr, FsError> {
+        bench.attr_of(Mutation::SetXattr { ino, name: name.as_bytes().into(), value: value.into(), mode })
+    }
+
+    fn remove(bench: &mut Bench, ino: Ino, name: &str) -> Result<Attr, FsError> {
+        bench.attr_of(Mutation::RemoveXattr { ino, name: name.as_bytes().into() })
+    }
+
+    fn bytes(reply: Result<QueryReply, FsError>) -> Result<Vec<u8>, FsError> {
+        match reply? {
+            QueryReply::Bytes(bytes) => Ok(bytes.0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn get(bench: &Bench, ino: Ino, name: &str) -> Result<Vec<u8>, FsError> {
+        bytes(bench.query(&Query::GetXattr { ino, name: name.as_bytes().into() }))
+    }
+
+    const EITHER: SetXattrMode = SetXattrMode::Either;
+
+    #[test]
+    fn attributes_are_kept_listed_and_removed() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        set(&mut bench, file, "user.b", b"1", SetXattrMode::Create).expect("set");
+        set(&mut bench, file, "security.a", b"", EITHER).expect("set");
+        assert_eq!(set(&mut bench, file, "user.b", b"2", SetXattrMode::Create), Err(FsError::Exists));
+        set(&mut bench, file, "user.b", b"2", SetXattrMode::Replace).expect("replaced");
+        assert_eq!(set(&mut bench, file, "user.c", b"", SetXattrMode::Replace), Err(FsError::NoAttribute));
+        assert_eq!(get(&bench, file, "user.b"), Ok(b"2".to_vec()));
+        assert_eq!(bytes(bench.query(&Query::ListXattr { ino: file })), Ok(b"security.a\0user.b\0".to_vec()));
+        assert_eq!(bench.attr(file).ctime, Timestamp(bench.time - 1));
+        remove(&mut bench, file, "user.b").expect("removed");
+        assert_eq!(remove(&mut bench, file, "user.b"), Err(FsError::NoAttribute));
+        assert_eq!(get(&bench, file, "user.b"), Err(FsError::NoAttribute));
+        bench.check();
+    }
+
+    #[test]
+    fn namespaces_and_sizes_are_checked() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let link =
+            bench.create_with(Ino::ROOT, "l", NewNode::Symlink(b"t"[..].into()), 0).expect("created").ino;
+        assert_eq!(set(&mut bench, link, "user.a", b"", EITHER), Err(FsError::NotPermitted));
+        assert!(set(&mut bench, link, "trusted.a", b"", EITHER).is_ok());
+        for name in ["user.", "a", "system.other", "os2.x"] {
+            assert_eq!(set(&mut bench, file, name, b"", EITHER), Err(FsError::NotSupported), "{name}");
+        }
+        let long = format!("user.{}", "n".repeat(251));
+        assert_eq!(set(&mut bench, file, &long, b"", EITHER), Err(FsError::Range));
+        let large = vec![0; XATTR_VALUE_MAX + 1];
+        assert_eq!(set(&mut bench, file, "user.a", &large, EITHER), Err(FsError::AttributeTooLarge));
+        assert!(set(&mut bench, file, "user.a", &large[1..], EITHER).is_ok());
+        bench.check();
+    }
+
+    #[test]
+    fn the_list_of_names_has_a_limit() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let name = |i| format!("user.{i:0250}");
+        let fit = XATTR_LIST_MAX / 256;
+        for i in 0..fit {
+            set(&mut bench, file, &name(i), b"", EITHER).expect("set");
+        }
+        assert_eq!(set(&mut bench, file, &name(fit), b"", EITHER), Err(FsError::NoSpace));
+        bench.check();
+    }
+
+    #[test]
+    fn an_access_acl_and_the_mode_are_one() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let access = "system.posix_acl_access";
+        assert_eq!(set(&mut bench, file, access, &with_named_user(), EITHER).map(|a| a.mode), Ok(0o770));
+        assert_eq!(get(&bench, file, access), Ok(with_named_user()));
+        let minimal = value(&[(1, 6, u32::MAX), (4, 4, u32::MAX), (0x20, 4, u32::MAX)]);
+        assert_eq!(set(&mut bench, file, access, &minimal, EITHER).map(|a| a.mode), Ok(0o644));
+        assert_eq!(get(&bench, file, access), Err(FsError::NoAttribute));
+        assert_eq!(set(&mut bench, file, access, b"junk", EITHER), Err(FsError::Invalid));
+        let default = "system.posix_acl_default";
+        assert_eq!(set(&mut bench, file, default, &minimal, EITHER), Err(FsError::Access));
+        assert!(remove(&mut bench, file, access).is_ok());
+        bench.check();
+    }
+
+    #[test]
+    fn the_replication_policy_is_inherited() {
+        let mut bench = Bench::new();
+        let dir = bench.dir(Ino::ROOT, "d");
+        let name = "trusted.quarry.replication";
+        assert_eq!(get(&bench, dir, name), Ok(b"3".to_vec()));
+        set(&mut bench, dir, name, b"all\n", EITHER).expect("set");
+        assert_eq!(set(&mut bench, dir, name, b"0", EITHER), Err(FsError::Invalid));
+        let sub = bench.dir(dir, "s");
+        let file = bench.file(sub, "f");
+        assert_eq!(get(&bench, file, name), Ok(b"all".to_vec()));
+        assert_eq!(bench.state.replication(file).expect("sound"), Some(Replication::All));
+        remove(&mut bench, dir, name).expect("removed");
+        assert_eq!(get(&bench, dir, name), Ok(b"3".to_vec()));
+        assert_eq!(set(&mut bench, file, name, b"2", EITHER), Err(FsError::NotSupported));
+        bench.check();
+    }
+}
