@@ -2,6 +2,8 @@
 //!
 //! The traits are what the rest of Quarry sees; [`quic`] is the real network. A simulation brings its own.
 
+pub mod quic;
+
 use crate::identity::{Identity, Role};
 use async_trait::async_trait;
 use bytes::Bytes;

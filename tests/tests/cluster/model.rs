@@ -27,11 +27,14 @@ struct Model {
     nodes: BTreeMap<PathBuf, Node>,
 }
 
-/// Seeds are printed, so that a failure can be run again with `QUARRY_SEED`.
+/// Seeds are printed, so that a failure can be run again with `QUARRY_SEED`; `scripts/soak` asks for more of them.
 fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("QUARRY_SEED") {
         Ok(seed) => vec![seed.parse().expect("QUARRY_SEED is a number")],
-        Err(_) => (0..count).map(|_| rand::random()).collect(),
+        Err(_) => {
+            let rounds = std::env::var("QUARRY_MODEL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(count);
+            (0..rounds).map(|_| rand::random()).collect()
+        }
     }
 }
 

@@ -1,0 +1,192 @@
+//! The answering side.
+
+use super::{Header, Hello, Kind, Protocol, encode, gather, split};
+use crate::frame;
+use crate::identity::Identity;
+use crate::transport::{Connection, SendStream, TransportError};
+use bytes::Bytes;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Unanswered requests of one peer; it is not read further until some are answered.
+const UNANSWERED_MAX: usize = 512;
+/// Answers and pushes that wait to be sent. All answers fit; a peer that reads so slowly that pushes fill it is dropped.
+const QUEUE: usize = UNANSWERED_MAX + 8192;
+/// The peer must say hello within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Carries out requests.
+pub trait Service<P: Protocol>: Send + Sync + 'static {
+    /// Begins with a request; must not block. The answer may come later, from anywhere.
+    fn handle(&self, peer: &Peer<P>, request: P::Request, reply: Replier<P>);
+}
+
+/// Who asks.
+pub struct Peer<P> {
+    connection: Arc<dyn Connection>,
+    number: u64,
+    pusher: Pusher<P>,
+}
+
+impl<P: Protocol> Peer<P> {
+    /// Who it is, by its certificate.
+    pub fn identity(&self) -> &Identity {
+        self.connection.peer()
+    }
+
+    /// Tells conversations of this process apart.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// For saying something without being asked.
+    pub fn pusher(&self) -> Pusher<P> {
+        self.pusher.clone()
+    }
+
+    /// The connection below.
+    pub fn connection(&self) -> &Arc<dyn Connection> {
+        &self.connection
+    }
+}
+
+/// Sends frames, in the order of the calls.
+struct Outgoing {
+    queue: mpsc::Sender<Bytes>,
+    connection: Arc<dyn Connection>,
+}
+
+impl Outgoing {
+    fn send(&self, frame: Result<Bytes, TransportError>) {
+        match frame.map(|f| self.queue.try_send(f)) {
+            Ok(Ok(())) => {}
+            Ok(Err(mpsc::error::TrySendError::Closed(_))) => {}
+            Ok(Err(mpsc::error::TrySendError::Full(_))) => self.connection.close("you read too slowly"),
+            Err(error) => {
+                tracing::error!(%error, "an answer cannot be sent");
+                self.connection.close("an answer cannot be sent");
+            }
+        }
+    }
+}
+
+/// Says something to a peer without being asked.
+pub struct Pusher<P> {
+    outgoing: Arc<Outgoing>,
+    protocol: PhantomData<fn(P)>,
+}
+
+impl<P> Clone for Pusher<P> {
+    fn clone(&self) -> Self {
+        Self { outgoing: self.outgoing.clone(), protocol: PhantomData }
+    }
+}
+
+impl<P: Protocol> Pusher<P> {
+    /// Sends it after everything that was handed over before.
+    pub fn push(&self, push: P::Push) {
+        self.outgoing.send(encode(Kind::Push, 0, &push));
+    }
+
+    /// Ends the conversation, with a reason for the peer's log.
+    pub fn close(&self, reason: &str) {
+        self.outgoing.connection.close(reason);
+    }
+}
+
+/// The right and the duty to answer one request. Dropped without an answer, it ends the conversation: the peer then knows that
+/// it knows nothing.
+pub struct Replier<P> {
+    outgoing: Arc<Outgoing>,
+    id: u64,
+    answered: bool,
+    _permit: OwnedSemaphorePermit,
+    protocol: PhantomData<fn(P)>,
+}
+
+impl<P: Protocol> Replier<P> {
+    /// Answers.
+    pub fn send(mut self, response: P::Response) {
+        self.answered = true;
+        self.outgoing.send(encode(Kind::Response, self.id, &response));
+    }
+}
+
+impl<P> Drop for Replier<P> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.outgoing.connection.close("a request was given up");
+        }
+    }
+}
+
+/// Serves one peer until its connection ends.
+pub async fn serve<P: Protocol>(connection: Arc<dyn Connection>, service: Arc<dyn Service<P>>) {
+    let reason = match converse(&connection, service).await {
+        Ok(()) => "done".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    tracing::debug!(peer = %connection.peer(), %reason, "conversation over");
+    connection.close(&reason);
+}
+
+async fn converse<P: Protocol>(
+    connection: &Arc<dyn Connection>,
+    service: Arc<dyn Service<P>>,
+) -> Result<(), TransportError> {
+    let greet = async {
+        let mut stream = connection.accept().await?;
+        let hello: Hello = frame::read_frame(stream.recv.as_mut()).await?;
+        if let Some(why) = hello.objection::<P>() {
+            return Err(TransportError::Malformed(why));
+        }
+        frame::write_frame(stream.send.as_mut(), &Hello::of::<P>()).await?;
+        Ok(stream)
+    };
+    let mut stream = match tokio::time::timeout(HELLO_TIMEOUT, greet).await {
+        Ok(greeted) => greeted?,
+        Err(_) => return Err(TransportError::Lost("no hello in time".into())),
+    };
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    tokio::spawn(send(stream.send, waiting));
+    let outgoing = Arc::new(Outgoing { queue, connection: connection.clone() });
+    let pusher = Pusher { outgoing: outgoing.clone(), protocol: PhantomData };
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let peer =
+        Peer::<P> { connection: connection.clone(), number: NUMBER.fetch_add(1, Ordering::Relaxed), pusher };
+    let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
+    loop {
+        let body = match frame::read_body(stream.recv.as_mut()).await {
+            Ok(body) => body,
+            Err(TransportError::EndOfStream) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let (Header { kind, id }, body) = split(&body)?;
+        if kind != Kind::Request {
+            return Err(TransportError::Malformed("a client may only ask".into()));
+        }
+        let request = frame::decode(body)?;
+        let permit = unanswered.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let reply = Replier {
+            outgoing: outgoing.clone(),
+            id,
+            answered: false,
+            _permit: permit,
+            protocol: PhantomData,
+        };
+        service.handle(&peer, request, reply);
+    }
+}
+
+async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Bytes>) {
+    while let Some(first) = queue.recv().await {
+        let all = gather(first, &mut queue);
+        if stream.write(all).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.finish();
+}

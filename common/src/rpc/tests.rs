@@ -1,0 +1,162 @@
+use super::*;
+use crate::identity::{Credentials, Role, init_ca, issue};
+use crate::transport::quic::QuicTransport;
+use crate::transport::{Connection, Expect, Listener, Transport};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Numbers there and back.
+struct Numbers;
+
+impl Protocol for Numbers {
+    const NAME: &'static str = "numbers";
+    type Request = u64;
+    type Response = u64;
+    type Push = u64;
+}
+
+/// Speaks of other things.
+struct Letters;
+
+impl Protocol for Letters {
+    const NAME: &'static str = "letters";
+    type Request = String;
+    type Response = String;
+    type Push = ();
+}
+
+/// Answers n with n + 1: odd numbers at once, even ones when the next odd one comes; pushes each number before its answer.
+#[derive(Default)]
+struct Server {
+    waiting: Mutex<Vec<(u64, Replier<Numbers>)>>,
+}
+
+impl Service<Numbers> for Server {
+    fn handle(&self, peer: &Peer<Numbers>, request: u64, reply: Replier<Numbers>) {
+        match request {
+            0 => drop(reply),
+            1_000_000 => self.waiting.lock().unwrap().push((request, reply)),
+            n if n % 2 == 0 => self.waiting.lock().unwrap().push((n, reply)),
+            n => {
+                peer.pusher().push(n);
+                reply.send(n + 1);
+                for (n, reply) in self.waiting.lock().unwrap().drain(..) {
+                    peer.pusher().push(n);
+                    reply.send(n + 1);
+                }
+            }
+        }
+    }
+}
+
+/// What arrived, in order.
+#[derive(Default)]
+struct Seen(Mutex<Vec<(&'static str, u64)>>);
+
+impl Observer<Numbers> for Seen {
+    fn response(&self, response: &u64, sent_at: Instant) {
+        assert!(sent_at <= Instant::now());
+        self.0.lock().unwrap().push(("answer", *response));
+    }
+    fn push(&self, push: u64) {
+        self.0.lock().unwrap().push(("push", push));
+    }
+}
+
+struct Ignore;
+
+impl Observer<Letters> for Ignore {
+    fn response(&self, _: &String, _: Instant) {}
+    fn push(&self, (): ()) {}
+}
+
+struct World {
+    connection: Arc<dyn Connection>,
+    _parts: (Box<dyn Listener>, QuicTransport, QuicTransport, tempfile::TempDir),
+}
+
+async fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca");
+    init_ca(&ca, "c").unwrap();
+    let transport = |role, id| {
+        let paths = issue(&ca, role, id, &[], &dir.path().join(id)).unwrap();
+        QuicTransport::new(Credentials::load(&paths).unwrap()).unwrap()
+    };
+    let (server, client) = (transport(Role::NameNode, "1"), transport(Role::Client, "x"));
+    let listener = server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_address().to_string();
+    let connection = client.connect(&address, &Expect { role: Role::NameNode, id: None }).await.unwrap();
+    let served = listener.accept().await.unwrap();
+    tokio::spawn(serve::<Numbers>(served, Arc::new(Server::default())));
+    World { connection, _parts: (listener, server, client, dir) }
+}
+
+#[tokio::test]
+async fn answers_find_their_callers_and_order_is_kept() {
+    let world = world().await;
+    let seen = Arc::new(Seen::default());
+    let client = RpcClient::<Numbers>::start(world.connection.clone(), seen.clone()).await.unwrap();
+    let (a, b, c) =
+        tokio::join!(client.call(2, DEADLINE), client.call(4, DEADLINE), client.call(5, DEADLINE));
+    assert_eq!((a, b, c), (Ok(3), Ok(5), Ok(6)));
+    let order = seen.0.lock().unwrap().clone();
+    assert_eq!(order[..2], [("push", 5), ("answer", 6)]);
+    // Each push was seen before the answer that was sent after it.
+    for pair in order.chunks(2) {
+        assert_eq!((pair[0].0, pair[1]), ("push", ("answer", pair[0].1 + 1)));
+    }
+}
+
+#[tokio::test]
+async fn many_calls_at_once() {
+    let world = world().await;
+    let client =
+        RpcClient::<Numbers>::start(world.connection.clone(), Arc::new(Seen::default())).await.unwrap();
+    let calls: Vec<_> = (0..2000u64)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call(n * 2 + 1, DEADLINE).await })
+        })
+        .collect();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap(), Ok(n as u64 * 2 + 2));
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_passes_and_the_late_answer_harms_nobody() {
+    let world = world().await;
+    let seen = Arc::new(Seen::default());
+    let client = RpcClient::<Numbers>::start(world.connection.clone(), seen.clone()).await.unwrap();
+    assert_eq!(client.call(1_000_000, Duration::from_millis(50)).await, Err(RpcError::Deadline));
+    assert_eq!(client.call(7, DEADLINE).await, Ok(8));
+    assert_eq!(client.call(9, DEADLINE).await, Ok(10));
+    assert!(seen.0.lock().unwrap().contains(&("answer", 1_000_001)));
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_ends_the_conversation() {
+    let world = world().await;
+    let client =
+        RpcClient::<Numbers>::start(world.connection.clone(), Arc::new(Seen::default())).await.unwrap();
+    assert!(matches!(client.call(0, DEADLINE).await, Err(RpcError::Transport(_))));
+    assert!(matches!(client.call(1, DEADLINE).await, Err(RpcError::Transport(_))));
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused_with_its_name() {
+    let world = world().await;
+    let error = RpcClient::<Letters>::start(world.connection.clone(), Arc::new(Ignore)).await.err().unwrap();
+    let text = error.to_string();
+    assert!(text.contains("letters") && text.contains("numbers") && text.contains("role"), "{text}");
+}
+
+#[test]
+fn a_version_from_the_future_is_named() {
+    let hello = Hello { version: WIRE_VERSION + 1, protocol: "numbers".into() };
+    assert!(hello.objection::<Numbers>().unwrap().contains("you are newer than me"));
+    assert_eq!(Hello::of::<Numbers>().objection::<Numbers>(), None);
+}
