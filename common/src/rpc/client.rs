@@ -44,12 +44,14 @@ struct Pending<R> {
     caller: oneshot::Sender<R>,
 }
 
+/// Who waits for which answer; `None` once the conversation is over: nobody would answer a new entry.
+type Waiting<R> = Mutex<Option<HashMap<u64, Pending<R>>>>;
+
 /// A conversation with a server.
 pub struct RpcClient<P: Protocol> {
     connection: Arc<dyn Connection>,
     queue: mpsc::Sender<Bytes>,
-    /// `None` once the conversation is over: nobody will answer a new entry.
-    pending: Arc<Mutex<Option<HashMap<u64, Pending<P::Response>>>>>,
+    pending: Arc<Waiting<P::Response>>,
     next: AtomicU64,
     protocol: PhantomData<P>,
 }
@@ -69,11 +71,15 @@ impl<P: Protocol> RpcClient<P> {
             let hello: Hello = frame::read_frame(stream.recv.as_mut()).await?;
             match hello.objection::<P>() {
                 None => Ok(stream),
-                Some(why) => Err(TransportError::Malformed(why)),
+                Some(why) => {
+                    connection.close(&why);
+                    Err(TransportError::Malformed(why))
+                }
             }
         };
         let stream = match tokio::time::timeout(HELLO_TIMEOUT, greet).await {
             Ok(Ok(stream)) => stream,
+            Ok(Err(e @ TransportError::Malformed(_))) => return Err(e),
             // The reason for which the peer closes says more than what that does to the stream, and comes a little later.
             Ok(Err(e)) => return Err(tokio::time::timeout(FAREWELL, connection.closed()).await.unwrap_or(e)),
             Err(_) => return Err(TransportError::Lost("the peer did not say hello in time".into())),
@@ -175,7 +181,7 @@ async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Bytes>)
 
 async fn receive<P: Protocol>(
     mut stream: Box<dyn RecvStream>,
-    pending: &Mutex<Option<HashMap<u64, Pending<P::Response>>>>,
+    pending: &Waiting<P::Response>,
     observer: &dyn Observer<P>,
 ) -> TransportError {
     loop {

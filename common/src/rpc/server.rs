@@ -140,10 +140,12 @@ async fn converse<P: Protocol>(
     let greet = async {
         let mut stream = connection.accept().await?;
         let hello: Hello = frame::read_frame(stream.recv.as_mut()).await?;
+        frame::write_frame(stream.send.as_mut(), &Hello::of::<P>()).await?;
         if let Some(why) = hello.objection::<P>() {
+            // Our hello tells the peer what is wrong: it must arrive, so the peer is left to close.
+            let _ = tokio::time::timeout(HELLO_TIMEOUT, connection.closed()).await;
             return Err(TransportError::Malformed(why));
         }
-        frame::write_frame(stream.send.as_mut(), &Hello::of::<P>()).await?;
         Ok(stream)
     };
     let mut stream = match tokio::time::timeout(HELLO_TIMEOUT, greet).await {

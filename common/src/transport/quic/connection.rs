@@ -1,63 +1,78 @@
-//! A connection and its streams.
+//! A verified connection and its streams.
 
-use crate::identity::{Identity, identity_of};
+use super::error::{CLOSED, DROPPED, of_connection};
+use super::liveness::Watch;
+use crate::identity::Identity;
 use crate::transport::{Connection, RecvStream, SendStream, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{ConnectionError, ReadError, ReadExactError, SendDatagramError, VarInt, WriteError};
-use rustls_pki_types::CertificateDer;
+use quinn::{ReadError, ReadExactError, SendDatagramError, WriteError};
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use tokio::task::AbortHandle;
 
-/// The only code that we send; the reason beside it is for people.
-const CODE: VarInt = VarInt::from_u32(0);
-/// QUIC carries TLS alerts as errors in this range (RFC 9001, section 4.8).
-const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+/// Bytes of a reason that a peer is told.
+const REASON_MAX: usize = 500;
 
+/// A connection to a peer whose identity is verified.
 pub(super) struct QuicConnection {
-    inner: quinn::Connection,
     peer: Identity,
-    /// As it was asked for, for messages.
-    address: String,
+    handle: Arc<Handle>,
+}
+
+/// What the connection and its streams share. With the last of them quinn closes the connection.
+struct Handle {
+    inner: quinn::Connection,
+    /// Why we closed it ourselves: quinn keeps only that we did.
+    closed_by_us: Arc<OnceLock<String>>,
+    /// The task that watches the peer's process, on the dialling side.
+    watch: OnceLock<AbortHandle>,
+}
+
+impl Handle {
+    fn lost(&self, error: &quinn::ConnectionError) -> TransportError {
+        match (error, self.closed_by_us.get()) {
+            (quinn::ConnectionError::LocallyClosed, Some(why)) => TransportError::Lost(why.clone()),
+            _ => of_connection(error),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The task holds a quinn handle, which would keep the connection open.
+        if let Some(watch) = self.watch.get() {
+            watch.abort();
+        }
+    }
 }
 
 impl QuicConnection {
-    /// Reads who the peer is. TLS has checked its certificate.
-    pub(super) fn new(inner: quinn::Connection, address: &str) -> Result<Self, TransportError> {
-        let untrusted = |reason: &str| TransportError::Untrusted {
-            address: address.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let certificates = inner
-            .peer_identity()
-            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .ok_or_else(|| untrusted("it showed no certificate"))?;
-        let first = certificates.first().ok_or_else(|| untrusted("it showed no certificate"))?;
-        let peer = identity_of(first).map_err(|e| untrusted(&e))?;
-        Ok(Self { inner, peer, address: address.to_owned() })
+    pub(super) fn new(inner: quinn::Connection, peer: Identity) -> Self {
+        let handle = Handle { inner, closed_by_us: Arc::default(), watch: OnceLock::new() };
+        Self { peer, handle: Arc::new(handle) }
     }
 
-    fn lost(&self, e: ConnectionError) -> TransportError {
-        explain(e, &self.address)
+    /// Ends the connection as soon as the peer's host says that the process is gone.
+    pub(super) fn watch(&self, watch: Watch) {
+        let (inner, why) = (self.handle.inner.clone(), self.handle.closed_by_us.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = watch.refused() => {
+                    let _ = why.set("the peer's process is gone".to_owned());
+                    inner.close(CLOSED, b"");
+                }
+                _ = inner.closed() => {}
+            }
+        });
+        let _ = self.handle.watch.set(task.abort_handle());
     }
-}
 
-/// In words that help.
-pub(super) fn explain(e: ConnectionError, address: &str) -> TransportError {
-    let untrusted = |reason: String| TransportError::Untrusted { address: address.to_owned(), reason };
-    match e {
-        ConnectionError::ConnectionClosed(close) if CRYPTO_ERRORS.contains(&u64::from(close.error_code)) => {
-            untrusted(format!("it refused our certificate: {close}"))
+    fn stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> Stream {
+        Stream {
+            send: Box::new(QuicSend { inner: send, finished: false, handle: self.handle.clone() }),
+            recv: Box::new(QuicRecv { inner: recv, handle: self.handle.clone() }),
         }
-        ConnectionError::TransportError(e) if CRYPTO_ERRORS.contains(&u64::from(e.code)) => {
-            untrusted(format!("its certificate was refused: {e}"))
-        }
-        ConnectionError::ApplicationClosed(close) => {
-            TransportError::Lost(format!("{address} closed it: {}", String::from_utf8_lossy(&close.reason)))
-        }
-        ConnectionError::TimedOut => {
-            TransportError::Unreachable { address: address.to_owned(), reason: "it does not answer".into() }
-        }
-        other => TransportError::Lost(format!("{address}: {other}")),
     }
 }
 
@@ -68,55 +83,47 @@ impl Connection for QuicConnection {
     }
 
     fn remote_address(&self) -> SocketAddr {
-        self.inner.remote_address()
+        self.handle.inner.remote_address()
     }
 
     async fn open(&self) -> Result<Stream, TransportError> {
-        let (send, recv) = self.inner.open_bi().await.map_err(|e| self.lost(e))?;
-        Ok(stream(send, recv, &self.address))
+        self.handle.inner.open_bi().await.map(|s| self.stream(s)).map_err(|e| self.handle.lost(&e))
     }
 
     async fn accept(&self) -> Result<Stream, TransportError> {
-        let (send, recv) = self.inner.accept_bi().await.map_err(|e| self.lost(e))?;
-        Ok(stream(send, recv, &self.address))
+        self.handle.inner.accept_bi().await.map(|s| self.stream(s)).map_err(|e| self.handle.lost(&e))
     }
 
     fn send_datagram(&self, data: Bytes) -> Result<(), TransportError> {
-        self.inner.send_datagram(data).map_err(|e| match e {
-            SendDatagramError::ConnectionLost(e) => self.lost(e),
+        self.handle.inner.send_datagram(data).map_err(|e| match e {
+            SendDatagramError::ConnectionLost(e) => self.handle.lost(&e),
             other => TransportError::Malformed(other.to_string()),
         })
     }
 
     async fn recv_datagram(&self) -> Result<Bytes, TransportError> {
-        self.inner.read_datagram().await.map_err(|e| self.lost(e))
+        self.handle.inner.read_datagram().await.map_err(|e| self.handle.lost(&e))
     }
 
     fn close(&self, reason: &str) {
-        self.inner.close(CODE, reason.as_bytes());
+        let _ = self.handle.closed_by_us.set(reason.to_owned());
+        self.handle.inner.close(CLOSED, &reason.as_bytes()[..reason.len().min(REASON_MAX)]);
     }
 
     async fn closed(&self) -> TransportError {
-        let e = self.inner.closed().await;
-        self.lost(e)
+        let error = self.handle.inner.closed().await;
+        self.handle.lost(&error)
     }
 
     fn is_closed(&self) -> bool {
-        self.inner.close_reason().is_some()
-    }
-}
-
-fn stream(send: quinn::SendStream, recv: quinn::RecvStream, address: &str) -> Stream {
-    Stream {
-        send: Box::new(QuicSend { inner: send, finished: false, address: address.to_owned() }),
-        recv: Box::new(QuicRecv { inner: recv, address: address.to_owned() }),
+        self.handle.inner.close_reason().is_some()
     }
 }
 
 struct QuicSend {
     inner: quinn::SendStream,
     finished: bool,
-    address: String,
+    handle: Arc<Handle>,
 }
 
 #[async_trait]
@@ -124,38 +131,41 @@ impl SendStream for QuicSend {
     async fn write(&mut self, data: Bytes) -> Result<(), TransportError> {
         self.inner.write_chunk(data).await.map_err(|e| match e {
             WriteError::Stopped(_) => TransportError::Reset,
-            WriteError::ConnectionLost(e) => explain(e, &self.address),
-            WriteError::ClosedStream | WriteError::ZeroRttRejected => TransportError::Lost(e.to_string()),
+            WriteError::ConnectionLost(e) => self.handle.lost(&e),
+            WriteError::ClosedStream | WriteError::ZeroRttRejected => {
+                TransportError::Lost("the stream is finished already".to_owned())
+            }
         })
     }
 
     fn finish(&mut self) -> Result<(), TransportError> {
         self.finished = true;
-        self.inner.finish().map_err(|e| TransportError::Lost(e.to_string()))
+        self.inner.finish().map_err(|_| TransportError::Reset)
     }
 }
 
 impl Drop for QuicSend {
     fn drop(&mut self) {
-        // quinn would finish it, and a part would look like the whole.
         if !self.finished {
-            let _ = self.inner.reset(CODE);
+            // quinn would finish it, which looks to the peer like the end of a whole.
+            let _ = self.inner.reset(DROPPED);
         }
     }
 }
 
 struct QuicRecv {
     inner: quinn::RecvStream,
-    address: String,
+    handle: Arc<Handle>,
 }
 
 impl QuicRecv {
-    fn read_error(&self, e: ReadError) -> TransportError {
-        match e {
+    fn failed(&self, error: &ReadError) -> TransportError {
+        match error {
             ReadError::Reset(_) => TransportError::Reset,
-            ReadError::ConnectionLost(e) => explain(e, &self.address),
-            ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
-                TransportError::Lost(e.to_string())
+            ReadError::ConnectionLost(e) => self.handle.lost(e),
+            ReadError::ClosedStream => TransportError::EndOfStream,
+            ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
+                TransportError::Lost(error.to_string())
             }
         }
     }
@@ -164,14 +174,16 @@ impl QuicRecv {
 #[async_trait]
 impl RecvStream for QuicRecv {
     async fn read(&mut self, max: usize) -> Result<Option<Bytes>, TransportError> {
-        let chunk = self.inner.read_chunk(max, true).await.map_err(|e| self.read_error(e))?;
-        Ok(chunk.map(|c| c.bytes))
+        match self.inner.read_chunk(max, true).await {
+            Ok(chunk) => Ok(chunk.map(|c| c.bytes)),
+            Err(e) => Err(self.failed(&e)),
+        }
     }
 
     async fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), TransportError> {
         self.inner.read_exact(buffer).await.map_err(|e| match e {
             ReadExactError::FinishedEarly(_) => TransportError::EndOfStream,
-            ReadExactError::ReadError(e) => self.read_error(e),
+            ReadExactError::ReadError(e) => self.failed(&e),
         })
     }
 }

@@ -1,78 +1,127 @@
-//! Taking connections.
+//! The taking side: handshakes run beside each other, bounded in number and time.
 
 use super::HANDSHAKE_TIMEOUT;
-use super::connection::{QuicConnection, explain};
-use crate::transport::{Connection, Listener, TransportError};
+use super::connection::QuicConnection;
+use super::error::{CLOSED, UNTRUSTED};
+use super::tls;
+use crate::identity::Identity;
+use crate::transport::{Connection, Listener};
 use async_trait::async_trait;
-use quinn::VarInt;
+use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-/// Handshakes at work at the same time; each costs a signature.
-const HANDSHAKES_MAX: usize = 32;
-/// Connections that are ready and were not taken yet.
+/// Handshakes at a time: each costs a signature and its check, so more would not be faster.
+const HANDSHAKES_MAX: usize = 64;
+/// From so many on, a stranger must first show that it receives at the address that it sends from.
+const HANDSHAKES_UNCHECKED: usize = 16;
+/// Connections that wait to be accepted.
 const READY_MAX: usize = 64;
-/// Peers get this long to hear that we go.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long `close` waits for the peers to have heard of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The server's only unidirectional stream carries this, once it has accepted the client.
+const WELCOME: u8 = b'q';
 
 pub(super) struct QuicListener {
-    endpoint: quinn::Endpoint,
-    ready: Mutex<mpsc::Receiver<QuicConnection>>,
+    endpoint: Endpoint,
+    local: SocketAddr,
+    ready: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+    task: JoinHandle<()>,
 }
 
 impl QuicListener {
-    pub(super) fn new(endpoint: quinn::Endpoint, cluster: String) -> Self {
-        let (done, ready) = mpsc::channel(READY_MAX);
-        tokio::spawn(accept(endpoint.clone(), cluster.into(), done));
-        Self { endpoint, ready: Mutex::new(ready) }
+    pub(super) fn start(endpoint: Endpoint, own: Identity) -> io::Result<Self> {
+        let local = endpoint.local_addr()?;
+        let (sender, receiver) = mpsc::channel(READY_MAX);
+        let task = tokio::spawn(take_all(endpoint.clone(), own, sender));
+        Ok(Self { endpoint, local, ready: Mutex::new(receiver), task })
     }
-}
-
-/// Shakes hands with several peers at once, so that a slow one holds nobody up.
-async fn accept(endpoint: quinn::Endpoint, cluster: Arc<str>, done: mpsc::Sender<QuicConnection>) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = endpoint.accept().await {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (cluster, done) = (cluster.clone(), done.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let from = incoming.remote_address();
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(incoming, &cluster)).await {
-                Ok(Ok(connection)) => drop(done.send(connection).await),
-                Ok(Err(reason)) => tracing::warn!(%from, %reason, "refused a connection"),
-                Err(_) => tracing::debug!(%from, "a handshake was not finished in time"),
-            }
-        });
-    }
-}
-
-async fn shake_hands(incoming: quinn::Incoming, cluster: &str) -> Result<QuicConnection, TransportError> {
-    let from = incoming.remote_address().to_string();
-    let connection = incoming.await.map_err(|e| explain(e, &from))?;
-    let connection = QuicConnection::new(connection, &from)?;
-    if connection.peer().cluster != cluster {
-        connection.close("you are of another cluster");
-        let reason = format!("{} is of another cluster", connection.peer());
-        return Err(TransportError::Untrusted { address: from, reason });
-    }
-    Ok(connection)
 }
 
 #[async_trait]
 impl Listener for QuicListener {
     fn local_address(&self) -> SocketAddr {
-        self.endpoint.local_addr().expect("a bound socket has an address")
+        self.local
     }
 
     async fn accept(&self) -> Option<Arc<dyn Connection>> {
-        let connection = self.ready.lock().await.recv().await?;
-        Some(Arc::new(connection))
+        self.ready.lock().await.recv().await
     }
 
     async fn close(&self) {
-        self.endpoint.close(VarInt::from_u32(0), b"shutting down");
-        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        self.endpoint.close(CLOSED, b"shutting down");
+        let _ = timeout(FAREWELL, self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for QuicListener {
+    fn drop(&mut self) {
+        self.endpoint.set_server_config(None);
+        self.task.abort();
+    }
+}
+
+async fn take_all(endpoint: Endpoint, own: Identity, ready: mpsc::Sender<Arc<dyn Connection>>) {
+    let own = Arc::new(own);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        if HANDSHAKES_MAX - handshakes.available_permits() >= HANDSHAKES_UNCHECKED && incoming.may_retry() {
+            // Fails only for those that may not retry.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let (own, ready) = (own.clone(), ready.clone());
+        tokio::spawn(async move {
+            let remote = incoming.remote_address();
+            match timeout(HANDSHAKE_TIMEOUT, greet(incoming, &own)).await {
+                Ok(Ok(connection)) => {
+                    tracing::debug!(%remote, peer = %connection.peer(), "connected");
+                    // The permit is held until the connection is taken, which bounds those that wait.
+                    let _ = ready.send(Arc::new(connection)).await;
+                }
+                Ok(Err(reason)) => tracing::warn!(%remote, reason, "refused a connection"),
+                Err(_) => tracing::warn!(%remote, "a handshake took too long"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// The handshake, and what TLS does not check.
+async fn greet(incoming: Incoming, own: &Identity) -> Result<QuicConnection, String> {
+    let connection = incoming.accept().map_err(|e| e.to_string())?.await.map_err(|e| e.to_string())?;
+    let refuse = |why: String| {
+        connection.close(UNTRUSTED, why.as_bytes());
+        why
+    };
+    let peer = tls::peer(&connection).map_err(refuse)?;
+    if peer.cluster != own.cluster {
+        return Err(refuse(format!("you belong to cluster `{}`, not to `{}`", peer.cluster, own.cluster)));
+    }
+    let mut stream = connection.open_uni().await.map_err(|e| e.to_string())?;
+    stream.write_all(&[WELCOME]).await.map_err(|e| e.to_string())?;
+    stream.finish().map_err(|e| e.to_string())?;
+    Ok(QuicConnection::new(connection, peer))
+}
+
+/// Waits until the server has accepted us, on the client's side.
+pub(super) async fn await_welcome(connection: &quinn::Connection) -> Result<(), ConnectionError> {
+    let mut stream = connection.accept_uni().await?;
+    let mut byte = [0; 1];
+    match stream.read_exact(&mut byte).await {
+        Ok(()) if byte == [WELCOME] => Ok(()),
+        _ => {
+            connection.close(VarInt::from_u32(0), b"no welcome");
+            Err(connection.closed().await)
+        }
     }
 }

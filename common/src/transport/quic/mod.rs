@@ -1,108 +1,113 @@
-//! QUIC with mutual TLS 1.3.
+//! QUIC with mutual TLS: the real network.
 //!
-//! Both sides present a certificate of the cluster. TLS checks that the authority signed it and, on the connecting side, that it is
-//! one of the expected role; who exactly the peer is comes from the URI in its certificate.
+//! How a connection comes about:
+//!
+//! 1. The client resolves the address and starts the handshake, and watches meanwhile whether the host says that
+//!    nobody listens there ([`liveness`]).
+//! 2. Each side's certificate is verified against the cluster's authority by webpki; the client also asks that
+//!    the server's certificate names `<role>.<cluster>.quarry`, so a DataNode cannot pose as a NameNode ([`tls`]).
+//! 3. Both read the identity from the peer's certificate and compare the cluster, the client also the expected id.
+//! 4. The server opens a stream with one byte. Only then does the client take the connection for good: in TLS 1.3
+//!    a client is done before the server has looked at its certificate, so without this step a refusal would
+//!    surface later as a broken connection, without its reason.
 
-mod config;
 mod connection;
+mod error;
 mod listener;
+mod liveness;
 mod socket;
+mod tls;
+
+#[cfg(test)]
+mod tests;
 
 use super::{Connection, Expect, Listener, Transport, TransportError};
 use crate::identity::{Credentials, Identity};
 use async_trait::async_trait;
 use connection::QuicConnection;
+use error::Refusal;
 use listener::QuicListener;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
-/// A peer that does not finish its handshake by then is given up.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A handshake takes at most this long: three round trips of any network, and a lost packet or two.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Addresses of one name that are tried in turn.
+const ADDRESSES_MAX: usize = 4;
 
-/// The real network.
+/// The real network, with one identity.
 pub struct QuicTransport {
     identity: Identity,
-    client: quinn::ClientConfig,
-    server: quinn::ServerConfig,
-    /// One socket for all connections that we open, made with the first.
-    endpoint: tokio::sync::OnceCell<quinn::Endpoint>,
+    tls: tls::Tls,
 }
 
 impl QuicTransport {
-    /// A transport with this identity.
+    /// Ready to connect and to listen as the owner of the credentials.
     ///
     /// # Errors
-    /// When certificate and key do not fit together.
+    /// [`TransportError::Untrusted`] when the certificate and its key do not fit together.
     pub fn new(credentials: Credentials) -> Result<Self, TransportError> {
-        let identity = credentials.identity().clone();
-        let unusable = |e: rustls::Error| TransportError::Untrusted {
-            address: identity.to_string(),
-            reason: format!("our own certificate cannot be used: {e}"),
-        };
-        Ok(Self {
-            client: config::client(&credentials).map_err(unusable)?,
-            server: config::server(&credentials).map_err(unusable)?,
-            identity,
-            endpoint: tokio::sync::OnceCell::new(),
-        })
+        let tls = tls::Tls::new(&credentials).map_err(|reason| TransportError::Untrusted {
+            address: credentials.identity().to_string(),
+            reason: format!("its own credentials are unusable: {reason}"),
+        })?;
+        Ok(Self { identity: credentials.identity().clone(), tls })
     }
 
-    /// The socket for connections that we open. Whether the machine has IPv6 or not, it reaches what there is.
-    async fn endpoint(&self) -> std::io::Result<&quinn::Endpoint> {
-        let open = async || {
-            let dual = socket::endpoint("[::]:0".parse().expect("an address"), None);
-            dual.or_else(|_| socket::endpoint("0.0.0.0:0".parse().expect("an address"), None))
+    /// One attempt at one address, with a socket of its own: connections then share no driver, and belong to the
+    /// runtime that asked for them.
+    async fn dial(&self, remote: SocketAddr, expect: &Expect) -> Result<Arc<QuicConnection>, Refusal> {
+        let local: SocketAddr = match remote {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        self.endpoint.get_or_try_init(open).await
-    }
-
-    async fn connect_to(&self, address: &str, expect: &Expect) -> Result<QuicConnection, TransportError> {
-        let unreachable =
-            |reason: String| TransportError::Unreachable { address: address.to_owned(), reason };
-        let endpoint = self.endpoint().await.map_err(|e| unreachable(format!("no socket: {e}")))?;
-        let v6 = endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
-        let mut last = unreachable("the name has no address".into());
-        let resolved = tokio::net::lookup_host(address).await.map_err(|e| unreachable(e.to_string()))?;
-        for target in resolved {
-            let target = match target {
-                SocketAddr::V4(v4) if v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
-                SocketAddr::V6(_) if !v6 => continue,
-                other => other,
-            };
-            let name = Identity::server_name(&self.identity.cluster, expect.role);
-            let connecting = endpoint
-                .connect_with(self.client.clone(), target, &name)
-                .map_err(|e| unreachable(e.to_string()))?;
-            match connecting.await {
-                Ok(connection) => {
-                    let connection = QuicConnection::new(connection, address)?;
-                    return check(connection, address, expect, &self.identity);
-                }
-                Err(e) => last = connection::explain(e, address),
+        let unreachable = |e: std::io::Error| Refusal::Unreachable(e.to_string());
+        let endpoint = socket::endpoint(local, tls::endpoint_config(), None).map_err(unreachable)?;
+        let name = Identity::server_name(&self.identity.cluster, expect.role);
+        let connecting = endpoint
+            .connect_with(self.tls.client.clone(), remote, &name)
+            .map_err(|e| Refusal::Unreachable(e.to_string()))?;
+        let watch = liveness::Watch::new(remote).map_err(unreachable)?;
+        let greet = async {
+            let connection =
+                connecting.await.map_err(|e| Refusal::of_handshake(&e, &self.identity.cluster, expect))?;
+            let peer = tls::peer(&connection).map_err(Refusal::Untrusted)?;
+            if let Some(why) = objection(&peer, &self.identity, expect) {
+                connection.close(error::UNTRUSTED, b"you are not the one I wanted");
+                return Err(Refusal::Untrusted(why));
             }
-        }
-        Err(last)
+            listener::await_welcome(&connection)
+                .await
+                .map_err(|e| Refusal::of_handshake(&e, &self.identity.cluster, expect))?;
+            Ok((connection, peer))
+        };
+        let (connection, peer) = tokio::select! {
+            greeted = timeout(HANDSHAKE_TIMEOUT, greet) => match greeted {
+                Ok(greeted) => greeted?,
+                Err(_) => {
+                    return Err(Refusal::Unreachable(format!("no answer in {} s", HANDSHAKE_TIMEOUT.as_secs())));
+                }
+            },
+            () = watch.refused() => return Err(Refusal::Unreachable("connection refused".to_owned())),
+        };
+        let connection = Arc::new(QuicConnection::new(connection, peer));
+        connection.watch(watch);
+        Ok(connection)
     }
 }
 
-/// Whether it is the one that we wanted.
-fn check(
-    connection: QuicConnection,
-    address: &str,
-    expect: &Expect,
-    own: &Identity,
-) -> Result<QuicConnection, TransportError> {
-    let peer = connection.peer();
-    let id_fits = expect.id.as_ref().is_none_or(|id| *id == peer.id);
-    if peer.cluster == own.cluster && peer.role == expect.role && id_fits {
-        return Ok(connection);
+/// Why a server with a valid certificate is not the one that is wanted.
+fn objection(peer: &Identity, own: &Identity, expect: &Expect) -> Option<String> {
+    if peer.cluster != own.cluster {
+        return Some(format!("it belongs to cluster `{}`, we to `{}`", peer.cluster, own.cluster));
     }
-    let wanted = expect.id.as_deref().unwrap_or("any");
-    let reason =
-        format!("it is {peer}, wanted was role {} with id {wanted} of cluster {}", expect.role, own.cluster);
-    connection.close("not the one that was wanted");
-    Err(TransportError::Untrusted { address: address.to_owned(), reason })
+    if peer.role != expect.role {
+        return Some(format!("it is a {}, not a {}", peer.role, expect.role));
+    }
+    let id = expect.id.as_ref().filter(|id| **id != peer.id)?;
+    Some(format!("it is {} {}, not {} {id}", peer.role, peer.id, expect.role))
 }
 
 #[async_trait]
@@ -112,30 +117,36 @@ impl Transport for QuicTransport {
     }
 
     async fn connect(&self, address: &str, expect: &Expect) -> Result<Arc<dyn Connection>, TransportError> {
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.connect_to(address, expect)).await {
-            Ok(connected) => Ok(Arc::new(connected?)),
-            Err(_) => Err(TransportError::Unreachable {
-                address: address.to_owned(),
-                reason: format!("no answer within {HANDSHAKE_TIMEOUT:?}"),
-            }),
+        let unreachable =
+            |reason: String| TransportError::Unreachable { address: address.to_owned(), reason };
+        let resolved = timeout(HANDSHAKE_TIMEOUT, tokio::net::lookup_host(address)).await;
+        let addresses = match resolved {
+            Ok(Ok(addresses)) => addresses.take(ADDRESSES_MAX),
+            Ok(Err(e)) => return Err(unreachable(format!("its name cannot be resolved: {e}"))),
+            Err(_) => return Err(unreachable("its name is not resolved in time".to_owned())),
+        };
+        let mut last = unreachable("the name has no address".to_owned());
+        for remote in addresses {
+            match self.dial(remote, expect).await {
+                Ok(connection) => return Ok(connection),
+                Err(Refusal::Unreachable(reason)) => last = unreachable(reason),
+                Err(Refusal::Untrusted(reason)) => {
+                    return Err(TransportError::Untrusted { address: address.to_owned(), reason });
+                }
+            }
         }
+        Err(last)
     }
 
     async fn listen(&self, address: SocketAddr) -> Result<Box<dyn Listener>, TransportError> {
-        let endpoint = socket::endpoint(address, Some(self.server.clone())).map_err(|e| {
-            let hint = if e.kind() == std::io::ErrorKind::AddrInUse {
-                ": another process listens there"
-            } else {
-                ""
-            };
-            TransportError::Unreachable {
-                address: address.to_string(),
-                reason: format!("cannot listen: {e}{hint}"),
-            }
-        })?;
-        Ok(Box::new(QuicListener::new(endpoint, self.identity.cluster.clone())))
+        let unreachable = |e: std::io::Error| TransportError::Unreachable {
+            address: address.to_string(),
+            reason: format!("cannot listen there: {e}"),
+        };
+        let endpoint =
+            socket::endpoint(address, self.tls.restartable_endpoint_config(), Some(self.tls.server.clone()))
+                .map_err(unreachable)?;
+        let listener = QuicListener::start(endpoint, self.identity.clone()).map_err(unreachable)?;
+        Ok(Box::new(listener))
     }
 }
-
-#[cfg(test)]
-mod tests;
