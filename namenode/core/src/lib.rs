@@ -18,6 +18,8 @@ mod command;
 mod error;
 mod health;
 pub mod invariants;
+pub mod leases;
+pub mod locks;
 pub mod membership;
 mod ops;
 pub mod placement;
@@ -28,9 +30,11 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tx;
 
-pub use base::{Base, BaseError, MemoryBase, Overlay};
+pub use base::{Base, BaseError, MemoryBase, Overlay, Pair};
 pub use command::{Body, Command, Effect, GroupChange, Outcome};
 pub use error::StateError;
 pub use health::{Health, NodeView, Timing};
