@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// Changes on top of a [`Base`]: key to new value, `None` for a deleted key.
 pub type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// The store below the state could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -22,7 +25,7 @@ pub trait Base: Send + Sync {
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BaseError>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, BaseError>;
 }
 
 /// A base in memory, for tests and simulations.
@@ -53,7 +56,7 @@ impl Base for MemoryBase {
         Ok(self.pairs.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BaseError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, BaseError> {
         if from >= to {
             return Ok(Vec::new());
         }

@@ -98,6 +98,7 @@ pub struct GroupChange {
 }
 
 /// The answer to a command.
+#[expect(clippy::large_enum_variant, reason = "nearly all are mutations, and each is moved once")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// To the client.

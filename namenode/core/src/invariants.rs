@@ -2,8 +2,9 @@
 //!
 //! It holds all it reads in memory; the online check of a running cluster goes through the state in steps.
 
+use crate::acl;
 use crate::error::StateError;
-use crate::records::{Content, Inode, Usage};
+use crate::records::{Content, FileContent, Inode, Usage};
 use crate::slices;
 use crate::state::State;
 use crate::store::Store;
@@ -11,7 +12,6 @@ use crate::tables::{
     ChunkKey, DeleteKey, DentryKey, InodeKey, Key, NameKey, OrphanKey, SessionKey, SlotKey, WindowKey,
     XattrKey,
 };
-use crate::{acl, tx};
 use quarry_common::ids::{ChunkId, Ino, SessionId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
 use quarry_common::wire::fs::{Name, Timestamp};
@@ -145,12 +145,12 @@ impl Check {
     fn data(&mut self, store: &Store) -> Result<(), StateError> {
         let chunks: BTreeMap<ChunkId, _> =
             all(store, &ChunkKey(ChunkId(0)))?.into_iter().map(|(key, record)| (key.0, record)).collect();
+        let files = self.files();
         let mut references: BTreeMap<ChunkId, u32> = BTreeMap::new();
         let mut allocated: BTreeMap<Ino, u64> = BTreeMap::new();
-        for (key, window) in all(store, &WindowKey { ino: Ino(0), index: WindowIndex(0) })? {
-            let at = format!("window {} of inode {}", key.index, key.ino);
-            let Some(Content::File(file)) = self.inodes.get(&key.ino).map(|inode| inode.content.clone())
-            else {
+        for (key, window) in all(store, &WindowKey { data: Ino(0), index: WindowIndex(0) })? {
+            let at = format!("window {} under the number {}", key.index, key.data);
+            let Some(file) = files.get(&key.data) else {
                 self.wrong(format!("{at}: no such file"));
                 continue;
             };
@@ -167,13 +167,13 @@ impl Check {
                 }
             }
             let data: u64 = slices::visible(&window.slices).iter().map(|s| u64::from(s.length)).sum();
-            *allocated.entry(key.ino).or_default() += data;
+            *allocated.entry(key.data).or_default() += data;
             self.usage.allocated += data;
         }
-        for (ino, inode) in &self.inodes {
-            let data = allocated.get(ino).copied().unwrap_or(0);
-            if matches!(&inode.content, Content::File(_)) && tx::file_ref(inode).allocated != data {
-                self.wrong.push(format!("file {ino} has {data} bytes allocated: {inode:?}"));
+        for (data, file) in &files {
+            let found = allocated.get(data).copied().unwrap_or(0);
+            if file.allocated != found {
+                self.wrong(format!("a file has {found} bytes allocated: {file:?}"));
             }
         }
         for (id, record) in &chunks {
@@ -194,6 +194,21 @@ impl Check {
             }
         }
         Ok(())
+    }
+
+    /// The files by the number of their windows.
+    fn files(&mut self) -> BTreeMap<Ino, FileContent> {
+        let mut files = BTreeMap::new();
+        let mut twice = Vec::new();
+        for inode in self.inodes.values() {
+            if let Content::File(file) = &inode.content
+                && files.insert(file.data, *file).is_some()
+            {
+                twice.push(format!("two files have their windows under the number {}", file.data));
+            }
+        }
+        self.wrong.append(&mut twice);
+        files
     }
 
     fn xattrs(&mut self, store: &Store) -> Result<(), StateError> {

@@ -16,6 +16,7 @@ mod base;
 mod chunks;
 mod command;
 mod error;
+pub mod fsck;
 mod health;
 pub mod invariants;
 pub mod leases;

@@ -109,6 +109,9 @@ pub enum Content {
 /// A regular file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileContent {
+    /// The number under which the file's windows are kept: its own, or a later one if a large truncation left the
+    /// old windows to an orphan.
+    pub data: Ino,
     /// Bytes.
     pub size: u64,
     /// Bytes that are no holes.

@@ -144,7 +144,7 @@ impl Covered {
         }
         let start = self.0[first..last].first().map_or(range.start, |r| r.start.min(range.start));
         let end = self.0[first..last].last().map_or(range.end, |r| r.end.max(range.end));
-        self.0.splice(first..last, [start..end]);
+        self.0.splice(first..last, std::iter::once(start..end));
     }
 }
 

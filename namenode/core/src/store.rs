@@ -1,6 +1,6 @@
 //! Typed tables over three layers: what changed since the last freeze, what is on its way into the base, the base.
 
-use crate::base::{Base, Overlay};
+use crate::base::{Base, Overlay, Pair};
 use crate::error::StateError;
 use crate::records::Meta;
 use crate::tables::{Fields, Key, MetaKey};
@@ -15,6 +15,9 @@ pub(crate) struct Store {
     /// Kept decoded: nearly every command changes it. Goes to the active layer with each freeze.
     pub(crate) meta: Meta,
 }
+
+/// Takes a key and its value.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StateError> + 'a;
 
 /// Pairs that one read of the base asks for at least: a page costs little more than its first pair.
 const BASE_PAGE_MIN: usize = 32;
@@ -87,7 +90,7 @@ impl Store {
         mut from: Vec<u8>,
         to: &[u8],
         limit: usize,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+        each: &mut Visit<'_>,
     ) -> Result<(), StateError> {
         let page = limit.clamp(BASE_PAGE_MIN, BASE_PAGE_MAX);
         let mut left = limit;
@@ -113,9 +116,9 @@ impl Store {
         &self,
         from: &[u8],
         to: &[u8],
-        below: &[(Vec<u8>, Vec<u8>)],
+        below: &[Pair],
         limit: usize,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+        each: &mut Visit<'_>,
     ) -> Result<usize, StateError> {
         let bounds = (Bound::Included(from), Bound::Excluded(to));
         let mut active = self.active.range::<[u8], _>(bounds).peekable();

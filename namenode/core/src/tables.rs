@@ -6,7 +6,7 @@
 //! 0x02   inode                              Inode
 //! 0x03   directory, cookie                  Dentry: name, inode, kind     (readdir)
 //! 0x04   directory, name                    NameEntry: cookie, inode, kind (lookup)
-//! 0x05   inode, window index                WindowRecord: slices
+//! 0x05   data number, window index               WindowRecord: slices
 //! 0x06   inode, attribute name              value
 //! 0x07   inode                              -: an orphan
 //! 0x10   chunk id (group first)             ChunkRecord: length, hash, references
@@ -172,7 +172,8 @@ impl Key for NameKey {
 /// Windows of a file in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WindowKey {
-    pub(crate) ino: Ino,
+    /// The file's [`FileContent::data`](crate::FileContent::data).
+    pub(crate) data: Ino,
     pub(crate) index: WindowIndex,
 }
 
@@ -180,12 +181,12 @@ impl Key for WindowKey {
     type Value = WindowRecord;
     const TABLE: u8 = 0x05;
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.ino.0.to_be_bytes());
+        out.extend_from_slice(&self.data.0.to_be_bytes());
         out.extend_from_slice(&self.index.0.to_be_bytes());
     }
     fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let (ino, index) = (Ino(fields.u64()?), WindowIndex(fields.u64()?));
-        fields.end(Self { ino, index })
+        let (data, index) = (Ino(fields.u64()?), WindowIndex(fields.u64()?));
+        fields.end(Self { data, index })
     }
 }
 
@@ -300,7 +301,7 @@ mod tests {
         round_trip(InodeKey(Ino(7)));
         round_trip(DentryKey { parent: Ino(1), cookie: u64::MAX });
         round_trip(NameKey { parent: Ino(1), name: b"\xff\x01"[..].into() });
-        round_trip(WindowKey { ino: Ino(3), index: WindowIndex(1 << 42) });
+        round_trip(WindowKey { data: Ino(3), index: WindowIndex(1 << 42) });
         round_trip(DeleteKey { since: Timestamp(-5), id: ChunkId(9) });
         round_trip(SlotKey { session: SessionId(1), slot: 63 });
         round_trip(GroupKey(PgId(2)));

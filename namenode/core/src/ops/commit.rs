@@ -9,7 +9,7 @@ use crate::slices;
 use crate::store::Store;
 use crate::tables::ChunkKey;
 use crate::tx::{self, Tx, file_ref};
-use quarry_common::ids::{ChunkId, WindowIndex};
+use quarry_common::ids::{ChunkId, Ino, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, COMMIT_SLICES_MAX, FILE_SIZE_MAX, SLICES_MAX};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{ChunkInfo, Commit, MutationReply, Slice};
@@ -20,9 +20,9 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> OpResult<MutationReply
     let size = file_ref(&inode).size.max(commit.size_at_least);
     check_shape(commit, size)?;
     let new_chunks = chunks::admit(tx.store, &commit.chunks)??;
-    let changes = check_windows(tx.store, commit, &new_chunks)?;
+    let changes = check_windows(tx.store, file_ref(&inode).data, commit, &new_chunks)?;
 
-    windows::apply(tx, commit.ino, &mut inode, &changes, &new_chunks)?;
+    windows::apply(tx, &mut inode, &changes, &new_chunks)?;
     windows::set_size(tx, &mut inode, size);
     if commit.kill_suidgid {
         tx::kill_suidgid(&mut inode);
@@ -75,12 +75,13 @@ fn check_shape(commit: &Commit, size: u64) -> Result<(), OpError> {
 /// Checks the slices against what is there, and makes the new lists.
 fn check_windows(
     store: &Store,
+    data: Ino,
     commit: &Commit,
     new_chunks: &BTreeMap<ChunkId, ChunkInfo>,
 ) -> Result<Vec<Change>, OpError> {
     let mut old: BTreeMap<WindowIndex, WindowRecord> = BTreeMap::new();
     for window in &commit.windows {
-        let record = windows::load(store, commit.ino, window.index)?;
+        let record = windows::load(store, data, window.index)?;
         if window.replaces.is_some_and(|version| version != record.version) {
             return Err(ServiceError::WindowChanged.into());
         }
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
     use crate::command::{Body, Effect, Outcome};
     use crate::testing::{Bench, PG, group_change};
-    use quarry_common::ids::{Ino, NodeId, PgId};
+    use quarry_common::ids::{NodeId, PgId};
     use quarry_common::wire::cluster::MemberState;
     use quarry_common::wire::fs::{Mutation, Timestamp};
 

@@ -35,12 +35,12 @@ pub(crate) fn copy_range(tx: &mut Tx<'_>, copy: &Copy, kill_suidgid: bool) -> Op
     if source.replication().unwrap_or(default) != target.replication().unwrap_or(default) {
         return Err(FsError::NotSupported.into());
     }
-    let (changes, copied) = plan(tx.store, copy, length)?;
+    let (changes, copied) = plan(tx.store, copy, (file_ref(&source).data, file_ref(&target).data), length)?;
     if copied == 0 {
         return Ok(MutationReply::Copied { bytes: 0, attr: target.attr(copy.to) });
     }
 
-    windows::apply(tx, copy.to, &mut target, &changes, &BTreeMap::new())?;
+    windows::apply(tx, &mut target, &changes, &BTreeMap::new())?;
     let size = file_ref(&target).size.max(copy.to_offset + copied);
     windows::set_size(tx, &mut target, size);
     if kill_suidgid {
@@ -67,7 +67,12 @@ fn check(copy: &Copy, source: &FileContent) -> Result<u64, FsError> {
 
 /// The target's windows afterwards, and the bytes that they take: fewer than wanted where a window would get too
 /// many slices.
-fn plan(store: &Store, copy: &Copy, length: u64) -> Result<(Vec<Change>, u64), OpError> {
+fn plan(
+    store: &Store,
+    copy: &Copy,
+    (source, target): (Ino, Ino),
+    length: u64,
+) -> Result<(Vec<Change>, u64), OpError> {
     let mut changes = Vec::new();
     let mut copied = 0;
     while copied < length {
@@ -75,8 +80,8 @@ fn plan(store: &Store, copy: &Copy, length: u64) -> Result<(Vec<Change>, u64), O
         let index = WindowIndex(at / CHUNK_SIZE);
         let bytes = (length - copied).min(CHUNK_SIZE - at % CHUNK_SIZE);
         let from = copy.from_offset + copied;
-        let pieces = pieces(store, copy.from, from..from + bytes, (at % CHUNK_SIZE) as u32)?;
-        let old = windows::load(store, copy.to, index)?.slices;
+        let pieces = pieces(store, source, from..from + bytes, (at % CHUNK_SIZE) as u32)?;
+        let old = windows::load(store, target, index)?.slices;
         let mut new = old.clone();
         let start = (at % CHUNK_SIZE) as u32;
         slices::punch(&mut new, start..start + bytes as u32);
@@ -93,11 +98,11 @@ fn plan(store: &Store, copy: &Copy, length: u64) -> Result<(Vec<Change>, u64), O
 }
 
 /// What the source shows in a range of at most a window, moved to `position` of a target window.
-fn pieces(store: &Store, ino: Ino, bytes: Range<u64>, position: u32) -> Result<Vec<Slice>, OpError> {
+fn pieces(store: &Store, data: Ino, bytes: Range<u64>, position: u32) -> Result<Vec<Slice>, OpError> {
     let mut moved = Vec::new();
     let first = WindowIndex(bytes.start / CHUNK_SIZE);
     let end = WindowIndex(bytes.end.div_ceil(CHUNK_SIZE));
-    for (index, window) in windows::range(store, ino, first, end, 2)? {
+    for (index, window) in windows::range(store, data, first, end, 2)? {
         let wanted = windows::within(index, &bytes);
         for piece in slices::visible(&window.slices) {
             let have = slices::range(&piece);

@@ -34,7 +34,7 @@ pub(crate) fn create(tx: &mut Tx<'_>, parent: Ino, name: &Name, spec: &Spec<'_>)
     if tx::entry(tx.store, parent, name)?.is_some() {
         return Err(FsError::Exists.into());
     }
-    let content = new_content(spec.node, parent, &dir)?;
+    let content = new_content(spec.node, tx.store.meta.next_ino, parent, &dir)?;
     let (mode, acls) = permissions(tx.store, parent, &dir, spec)?;
 
     let ino = tx.store.meta.next_ino;
@@ -68,10 +68,12 @@ pub(crate) fn create(tx: &mut Tx<'_>, parent: Ino, name: &Name, spec: &Spec<'_>)
     Ok(MutationReply::Attr(inode.attr(ino)))
 }
 
-fn new_content(node: &NewNode, parent: Ino, dir: &Inode) -> Result<Content, FsError> {
+fn new_content(node: &NewNode, ino: Ino, parent: Ino, dir: &Inode) -> Result<Content, FsError> {
     let replication = dir.replication();
     match node {
-        NewNode::File { .. } => Ok(Content::File(FileContent { replication, ..FileContent::default() })),
+        NewNode::File { .. } => {
+            Ok(Content::File(FileContent { data: ino, replication, ..FileContent::default() }))
+        }
         NewNode::Dir => Ok(Content::Dir(DirContent { parent, entries: 0, next_cookie: 1, replication })),
         NewNode::Symlink(target) if target.is_empty() => Err(FsError::NotFound),
         NewNode::Symlink(target) if target.len() > SYMLINK_MAX => Err(FsError::NameTooLong),

@@ -27,12 +27,13 @@ pub(crate) fn fallocate(
         FallocateMode::PunchHole | FallocateMode::ZeroRangeKeepSize => (true, false),
         FallocateMode::ZeroRange => (true, true),
     };
-    let changes = if zeros { windows::erase(tx.store, ino, offset..end)? } else { Vec::new() };
+    let changes =
+        if zeros { windows::erase(tx.store, file_ref(&inode).data, offset..end)? } else { Vec::new() };
     if changes.iter().any(|c| c.new.len() > SLICES_MAX) {
         return Err(FsError::NoSpace.into());
     }
 
-    windows::apply(tx, ino, &mut inode, &changes, &BTreeMap::new())?;
+    windows::apply(tx, &mut inode, &changes, &BTreeMap::new())?;
     if extends {
         let size = file_ref(&inode).size.max(end);
         windows::set_size(tx, &mut inode, size);

@@ -32,7 +32,7 @@ fn reply(
         version: window.version,
         slices: window.slices,
     };
-    let found = windows::range(store, ino, first, end, limit)?;
+    let found = windows::range(store, tx::file_ref(&inode).data, first, end, limit)?;
     Ok(QueryReply::Layout { attr: inode.attr(ino), windows: found.into_iter().map(to_wire).collect() })
 }
 

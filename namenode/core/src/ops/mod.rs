@@ -18,6 +18,7 @@ mod rename;
 mod rmdir;
 pub(crate) mod sessions;
 mod setattr;
+mod truncate;
 mod unlink;
 mod windows;
 mod xattr;

@@ -41,13 +41,13 @@ fn free_windows(
     inode: &mut Inode,
     budget: &mut usize,
 ) -> Result<bool, StateError> {
-    let rows = windows::range(tx.store, ino, WindowIndex(0), windows::END, *budget + 1)?;
+    let rows = windows::range(tx.store, file_ref(inode).data, WindowIndex(0), windows::END, *budget + 1)?;
     let done = rows.len() <= *budget;
     let changes: Vec<Change> =
         rows.into_iter().take(*budget).map(|(index, window)| Change::clear(index, window.slices)).collect();
     *budget -= changes.len();
     if !changes.is_empty() {
-        windows::apply(tx, ino, inode, &changes, &BTreeMap::new())?;
+        windows::apply(tx, inode, &changes, &BTreeMap::new())?;
         // Nobody has it open, so nobody is told of the change.
         tx.store.put(&InodeKey(ino), inode);
     }

@@ -1,22 +1,23 @@
 //! chmod, chown, utimensat, truncate.
 
+use super::truncate::{self, Cut};
 use super::{OpResult, windows, xattr};
 use crate::acl::ACCESS;
 use crate::error::OpError;
 use crate::records::{Content, Inode};
+use crate::store::Store;
 use crate::tables::XattrKey;
 use crate::tx::{self, S_ISGID, Tx};
 use quarry_common::ids::Ino;
 use quarry_common::limits::FILE_SIZE_MAX;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{MutationReply, SetAttr, SetTime, Timestamp};
-use std::collections::BTreeMap;
 
 pub(crate) fn setattr(tx: &mut Tx<'_>, ino: Ino, set: &SetAttr, keep_sgid: bool) -> OpResult<MutationReply> {
     let mut inode = tx::inode(tx.store, ino)?;
     let cut = match set.size {
-        Some(size) => check_size(tx, ino, &inode, size)?,
-        None => Vec::new(),
+        Some(size) => check_size(tx.store, &inode, size)?,
+        None => Cut::nothing(),
     };
     let acl = match set.mode {
         Some(_) if inode.access_acl => Some(xattr::stored_acl(tx.store, ino, ACCESS)?),
@@ -24,7 +25,7 @@ pub(crate) fn setattr(tx: &mut Tx<'_>, ino: Ino, set: &SetAttr, keep_sgid: bool)
     };
 
     if let Some(size) = set.size {
-        windows::apply(tx, ino, &mut inode, &cut, &BTreeMap::new())?;
+        truncate::apply(tx, &mut inode, cut)?;
         windows::set_size(tx, &mut inode, size);
         inode.mtime = tx.now;
     }
@@ -52,19 +53,14 @@ pub(crate) fn setattr(tx: &mut Tx<'_>, ino: Ino, set: &SetAttr, keep_sgid: bool)
 }
 
 /// Checks the new size and finds the windows that it cuts.
-fn check_size(tx: &Tx<'_>, ino: Ino, inode: &Inode, size: u64) -> Result<Vec<windows::Change>, OpError> {
-    let file = match &inode.content {
-        Content::File(file) => file,
-        Content::Dir(_) => return Err(FsError::IsDir.into()),
-        Content::Symlink(_) | Content::Special { .. } => return Err(FsError::Invalid.into()),
-    };
-    if size > FILE_SIZE_MAX {
-        return Err(FsError::FileTooLarge.into());
+fn check_size(store: &Store, inode: &Inode, size: u64) -> Result<Cut, OpError> {
+    match &inode.content {
+        Content::File(_) if size > FILE_SIZE_MAX => Err(FsError::FileTooLarge.into()),
+        Content::File(file) if size >= file.size => Ok(Cut::nothing()),
+        Content::File(file) => Ok(truncate::plan(store, file, size)?),
+        Content::Dir(_) => Err(FsError::IsDir.into()),
+        Content::Symlink(_) | Content::Special { .. } => Err(FsError::Invalid.into()),
     }
-    if size >= file.size {
-        return Ok(Vec::new());
-    }
-    Ok(windows::cut(tx.store, ino, size)?)
 }
 
 fn time(set: Option<SetTime>, now: Timestamp, old: Timestamp) -> Timestamp {

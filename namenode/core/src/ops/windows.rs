@@ -2,7 +2,7 @@
 
 use crate::chunks::References;
 use crate::error::StateError;
-use crate::records::{Inode, WindowRecord};
+use crate::records::{FileContent, Inode, WindowRecord};
 use crate::slices::{self, WINDOW};
 use crate::store::Store;
 use crate::tables::WindowKey;
@@ -40,38 +40,39 @@ impl Change {
 }
 
 /// The window, empty if it is all hole.
-pub(crate) fn load(store: &Store, ino: Ino, index: WindowIndex) -> Result<WindowRecord, StateError> {
-    Ok(store.get(&WindowKey { ino, index })?.unwrap_or_default())
+pub(crate) fn load(store: &Store, data: Ino, index: WindowIndex) -> Result<WindowRecord, StateError> {
+    Ok(store.get(&WindowKey { data, index })?.unwrap_or_default())
 }
 
 /// The windows with slices from `first` to before `end`, in order.
 pub(crate) fn range(
     store: &Store,
-    ino: Ino,
+    data: Ino,
     first: WindowIndex,
     end: WindowIndex,
     limit: usize,
 ) -> Result<Vec<(WindowIndex, WindowRecord)>, StateError> {
-    let rows = store.range(&WindowKey { ino, index: first }, Some(&WindowKey { ino, index: end }), limit)?;
+    let rows =
+        store.range(&WindowKey { data, index: first }, Some(&WindowKey { data, index: end }), limit)?;
     Ok(rows.into_iter().map(|(key, record)| (key.index, record)).collect())
 }
 
 /// Stores changed windows and counts chunk references and allocated bytes. The caller saves the inode.
 pub(crate) fn apply(
     tx: &mut Tx<'_>,
-    ino: Ino,
     inode: &mut Inode,
     changes: &[Change],
     new_chunks: &BTreeMap<ChunkId, ChunkInfo>,
 ) -> Result<(), StateError> {
-    let version = file_ref(inode).layout + 1;
+    let FileContent { data, layout, .. } = *file_ref(inode);
+    let version = layout + 1;
     let mut references = References::default();
     let (mut removed, mut added) = (0, 0);
     for change in changes {
         references.replace(&change.old, &change.new);
         removed += change.allocated.0;
         added += change.allocated.1;
-        let key = WindowKey { ino, index: change.index };
+        let key = WindowKey { data, index: change.index };
         if change.new.is_empty() {
             tx.store.delete(&key);
         } else {
@@ -94,17 +95,12 @@ pub(crate) fn set_size(tx: &mut Tx<'_>, inode: &mut Inode, size: u64) {
     file.size = size;
 }
 
-/// The windows that truncating to `size` changes.
-pub(crate) fn cut(store: &Store, ino: Ino, size: u64) -> Result<Vec<Change>, StateError> {
-    erase(store, ino, size..CHUNK_SIZE.saturating_mul(END.0))
-}
-
 /// The windows that change when a range of bytes becomes a hole.
-pub(crate) fn erase(store: &Store, ino: Ino, bytes: Range<u64>) -> Result<Vec<Change>, StateError> {
+pub(crate) fn erase(store: &Store, data: Ino, bytes: Range<u64>) -> Result<Vec<Change>, StateError> {
     let first = WindowIndex(bytes.start / CHUNK_SIZE);
     let end = WindowIndex(bytes.end.div_ceil(CHUNK_SIZE));
     let mut changes = Vec::new();
-    for (index, window) in range(store, ino, first, end, usize::MAX)? {
+    for (index, window) in range(store, data, first, end, usize::MAX)? {
         let hole = within(index, &bytes);
         if hole == (0..WINDOW) {
             changes.push(Change::clear(index, window.slices));

@@ -1,0 +1,145 @@
+//! Shortening files.
+//!
+//! Freeing many windows takes long, and nothing else happens meanwhile. So a large truncation leaves the old windows to
+//! an orphan, which is reaped in steps as any other, and goes on under a new number with the few windows that stay.
+
+use super::windows::{self, Change};
+use crate::command::Effect;
+use crate::error::StateError;
+use crate::records::{Content, FileContent, Inode, WindowRecord};
+use crate::slices;
+use crate::store::Store;
+use crate::tables::{InodeKey, OrphanKey, WindowKey};
+use crate::tx::{Tx, file_mut, file_ref};
+use quarry_common::ids::{Ino, WindowIndex};
+use quarry_common::limits::CHUNK_SIZE;
+use std::collections::BTreeMap;
+
+/// Windows that are freed, or moved, at once (1 GiB of file): some milliseconds of work.
+const AT_ONCE: usize = 512;
+
+/// What a truncation does to the windows.
+pub(crate) enum Cut {
+    /// Changes them where they are.
+    InPlace(Vec<Change>),
+    /// Leaves all but these behind, the last of them cut.
+    LeaveBehind { kept: Vec<(WindowIndex, WindowRecord)>, size: u64 },
+}
+
+impl Cut {
+    /// The file does not become shorter.
+    pub(crate) fn nothing() -> Self {
+        Self::InPlace(Vec::new())
+    }
+}
+
+/// Finds out what cutting a file at `size` means.
+pub(crate) fn plan(store: &Store, file: &FileContent, size: u64) -> Result<Cut, StateError> {
+    let border = WindowIndex(size.div_ceil(CHUNK_SIZE));
+    if windows::range(store, file.data, border, windows::END, AT_ONCE + 1)?.len() > AT_ONCE {
+        let kept = windows::range(store, file.data, WindowIndex(0), border, AT_ONCE + 1)?;
+        if kept.len() <= AT_ONCE {
+            return Ok(Cut::LeaveBehind { kept, size });
+        }
+    }
+    Ok(Cut::InPlace(cut(store, file.data, size)?))
+}
+
+/// Carries it out. The caller sets the size, and saves the inode.
+pub(crate) fn apply(tx: &mut Tx<'_>, inode: &mut Inode, cut_: Cut) -> Result<(), StateError> {
+    let changes = match cut_ {
+        Cut::InPlace(changes) => changes,
+        Cut::LeaveBehind { kept, size } => {
+            leave_behind(tx, inode, &kept);
+            cut(tx.store, file_ref(inode).data, size)?
+        }
+    };
+    windows::apply(tx, inode, &changes, &BTreeMap::new())
+}
+
+fn cut(store: &Store, data: Ino, size: u64) -> Result<Vec<Change>, StateError> {
+    windows::erase(store, data, size..windows::END.0 * CHUNK_SIZE)
+}
+
+/// Makes an orphan that has the windows, and gives the file a new number with the windows that it keeps.
+fn leave_behind(tx: &mut Tx<'_>, inode: &mut Inode, kept: &[(WindowIndex, WindowRecord)]) {
+    let ino = tx.store.meta.next_ino;
+    tx.store.meta.next_ino = Ino(ino.0 + 1);
+    let old = *file_ref(inode);
+    let mut moved_bytes = 0;
+    for (index, window) in kept {
+        tx.store.delete(&WindowKey { data: old.data, index: *index });
+        tx.store.put(&WindowKey { data: ino, index: *index }, window);
+        moved_bytes += slices::visible(&window.slices).iter().map(|s| u64::from(s.length)).sum::<u64>();
+    }
+    let orphan = Inode {
+        nlink: 0,
+        xattr_list_bytes: 0,
+        access_acl: false,
+        default_acl: false,
+        content: Content::File(FileContent { allocated: old.allocated - moved_bytes, ..old }),
+        ..inode.clone()
+    };
+    let file = file_mut(inode);
+    file.data = ino;
+    file.allocated = moved_bytes;
+    tx.store.put(&InodeKey(ino), &orphan);
+    tx.store.put(&OrphanKey(ino), &());
+    let usage = &mut tx.store.meta.usage;
+    usage.inodes += 1;
+    usage.files += 1;
+    usage.orphans += 1;
+    usage.bytes += old.size;
+    tx.effect(Effect::Orphaned(ino));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Body, Outcome};
+    use crate::testing::Bench;
+    use quarry_common::wire::fs::{Mutation, SetAttr};
+
+    fn truncate(bench: &mut Bench, ino: Ino, size: u64) -> (u64, u64) {
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        let attr = bench.attr_of(Mutation::SetAttr { ino, set, keep_sgid: false }).expect("truncated");
+        (attr.size, attr.allocated)
+    }
+
+    fn large_file(bench: &mut Bench, windows: usize) -> Ino {
+        let file = bench.file(Ino::ROOT, "f");
+        for window in 0..windows as u64 {
+            bench.write(file, window * CHUNK_SIZE, CHUNK_SIZE as u32).expect("written");
+        }
+        file
+    }
+
+    #[test]
+    fn a_large_file_is_emptied_at_once_and_freed_in_steps() {
+        let mut bench = Bench::new();
+        let file = large_file(&mut bench, AT_ONCE + 3);
+        bench.checkpoint();
+        assert_eq!(truncate(&mut bench, file, CHUNK_SIZE + 10), (CHUNK_SIZE + 10, CHUNK_SIZE + 10));
+        let orphans = bench.state.orphans(Ino(0), 9).expect("sound");
+        assert_eq!(bench.effects, [Effect::Orphaned(orphans[0]), Effect::Changed(file)]);
+        assert_eq!(bench.windows(file).len(), 2);
+        assert_eq!(bench.state.usage().chunks, AT_ONCE as u64 + 3);
+        bench.write(file, 0, CHUNK_SIZE as u32).expect("written");
+        assert_eq!(bench.apply(Body::Reap { inos: orphans }), Outcome::Reaped { left: vec![] });
+        assert_eq!(bench.state.usage().chunks, 2);
+        assert_eq!(truncate(&mut bench, file, 0), (0, 0));
+        let usage = bench.state.usage();
+        assert_eq!((usage.files, usage.bytes, usage.allocated, usage.chunks), (1, 0, 0, 0));
+        bench.check();
+    }
+
+    #[test]
+    fn where_much_stays_it_is_cut_in_place() {
+        let mut bench = Bench::new();
+        let file = large_file(&mut bench, 2 * AT_ONCE + 4);
+        let size = (AT_ONCE as u64 + 1) * CHUNK_SIZE + 1;
+        assert_eq!(truncate(&mut bench, file, size), (size, size));
+        assert_eq!(bench.state.orphans(Ino(0), 9).expect("sound"), []);
+        bench.check();
+    }
+}
