@@ -153,17 +153,22 @@ pub fn run_quarry(args: &[impl AsRef<OsStr>]) -> Output {
         .expect("run quarry")
 }
 
+/// What scripts of tests can use besides the shell's own: `fails COMMAND...` demands that the command fails, since `! COMMAND` would
+/// be ignored by `set -e`.
+const SHELL_PRELUDE: &str = r#"fails() { if "$@" 2>/dev/null; then echo "this must fail: $*" >&2; exit 1; fi; }
+"#;
+
 /// Runs a shell command in a directory and gives its output.
 ///
 /// # Panics
 /// When it fails.
 pub fn shell(dir: &Path, script: &str) -> String {
     let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", script])
+        .args(["-euo", "pipefail", "-c", &format!("{SHELL_PRELUDE}{script}")])
         .current_dir(dir)
         .stdin(Stdio::null())
-        .output();
-    let output = output.expect("run bash");
+        .output()
+        .expect("run bash");
     assert!(
         output.status.success(),
         "`{script}` failed ({}):\n{}{}",

@@ -201,8 +201,8 @@ shared[2 << 20] = 9
 shared.flush()
 assert open(sys.argv[1], "rb").read()[100:105] == b"hello"
 "#;
-    fs::write(cluster.path("mmap.py"), script).unwrap();
-    let run = format!("python3 '{}' '{}'", cluster.path("mmap.py").display(), mount.path("m").display());
+    fs::write(cluster.path("maps.py"), script).unwrap();
+    let run = format!("python3 '{}' '{}'", cluster.path("maps.py").display(), mount.path("m").display());
     shell(cluster.path("").as_path(), &run);
     mount.remount();
     let mut model = vec![7; 3 * MIB];
@@ -233,7 +233,10 @@ fn direct_and_synchronous_io() {
     let mut buffered = File::open(mount.path("direct")).unwrap();
     let mut first = [0; 4096];
     buffered.read_exact(&mut first).unwrap();
-    direct.write_all_at(&[42; 4096], 0).unwrap();
+    /// Direct I/O wants its memory aligned.
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    direct.write_all_at(&Page([42; 4096]).0, 0).unwrap();
     buffered.rewind().unwrap();
     buffered.read_exact(&mut first).unwrap();
     assert_eq!(first, [42; 4096]);

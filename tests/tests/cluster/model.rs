@@ -32,7 +32,8 @@ fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("QUARRY_SEED") {
         Ok(seed) => vec![seed.parse().expect("QUARRY_SEED is a number")],
         Err(_) => {
-            let rounds = std::env::var("QUARRY_MODEL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(count);
+            let rounds =
+                std::env::var("QUARRY_MODEL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(count);
             (0..rounds).map(|_| rand::random()).collect()
         }
     }

@@ -131,7 +131,7 @@ fn an_executable_and_its_library_run_from_the_mount() {
     // A running program cannot be written to.
     shell(
         mount.root(),
-        "cp /bin/sleep s && ./s 5 & cd . && sleep 0.5; ! (echo x > s) 2>/dev/null; kill $!; wait $! || true",
+        "cp /bin/sleep s && ./s 5 & cd . && sleep 0.5; fails bash -c 'echo x > s'; kill $!; wait $! || true",
     );
 }
 

@@ -61,7 +61,7 @@ fn both_create_in_one_directory() {
     let (a, b) = two(&cluster);
     fs::create_dir(a.path("d")).unwrap();
     let winners: usize = std::thread::scope(|s| {
-        let race = |mount: &Mount| {
+        let race = &|mount: &Mount| {
             let dir = mount.path("d");
             (0..200).filter(|i| fs::File::create_new(dir.join(i.to_string())).is_ok()).count()
         };
