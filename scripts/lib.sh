@@ -19,7 +19,7 @@ as_root() {
 need_packages() {
     local missing=() package
     for package in "$@"; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep 'ok installed' >/dev/null || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] && return
     command -v apt-get >/dev/null || die "please install: ${missing[*]}"
