@@ -51,12 +51,12 @@ fn acls_are_inherited_masked_and_enforced() {
         "as() { setpriv --reuid 1000 --regid 1000 --clear-groups \"$@\"; }
          echo data > f; chmod 600 f; fails as cat f
          setfacl -m u:1000:r f; as cat f >/dev/null; fails as bash -c 'echo x >> f'
-         test $(stat -c %a f) = 640; getfacl -c f | grep -x 'user:1000:r--' >/dev/null
-         chmod g-r f; fails as cat f; getfacl -c f | grep '^mask::---' >/dev/null
+         test $(stat -c %a f) = 640; getfacl -cn f | grep -x 'user:1000:r--' >/dev/null
+         chmod g-r f; fails as cat f; getfacl -cn f | grep '^mask::---' >/dev/null
          chmod 644 f; as cat f >/dev/null
          mkdir d; setfacl -d -m u:1000:rwx,g::r-x,o::--- d; umask 077; touch d/new; mkdir d/sub
-         getfacl -c d/new | grep -x 'mask::rw-' >/dev/null
-         as bash -c 'echo y >> d/new'; getfacl -c d/sub | grep -x 'default:user:1000:rwx' >/dev/null
+         getfacl -cn d/new | grep -x 'mask::rw-' >/dev/null
+         as bash -c 'echo y >> d/new'; getfacl -cn d/sub | grep -x 'default:user:1000:rwx' >/dev/null
          setfacl -b f; test $(stat -c %a f) = 644; fails getfattr -n system.posix_acl_access f",
     );
 }
