@@ -35,3 +35,41 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, PathBuf), ConfigErro
         .map_err(|e| ConfigError::Invalid { path: path.to_owned(), reason: e.to_string() })?;
     Ok((settings, path.parent().unwrap_or(Path::new("")).to_path_buf()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Settings {
+        port: u16,
+    }
+
+    fn load_text(text: &str) -> Result<(Settings, PathBuf), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        load(&path).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn settings_and_their_directory() {
+        let (settings, dir) = load_text("port = 7").unwrap();
+        assert_eq!(settings.port, 7);
+        assert!(dir.is_absolute());
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_setting() {
+        for (text, what) in
+            [("prot = 7", "prot"), ("port = 70000", "port"), ("", "port"), ("port =", "line 1")]
+        {
+            let error = load_text(text).unwrap_err();
+            assert!(error.contains("node.toml") && error.contains(what), "{error}");
+        }
+        let error = load::<Settings>(Path::new("/no/such.toml")).unwrap_err().to_string();
+        assert!(error.contains("cannot read /no/such.toml"), "{error}");
+    }
+}

@@ -7,10 +7,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, DnsName};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use time::{Duration, OffsetDateTime};
 
@@ -70,16 +71,16 @@ pub fn issue(
     let mut params = params(VALID);
     params.distinguished_name.push(DnType::CommonName, identity.to_string());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
-    params.subject_alt_names = vec![
-        SanType::URI(ascii(&identity.to_string())?),
-        SanType::DnsName(ascii(&Identity::server_name(&cluster, role))?),
-    ];
+    params.subject_alt_names = vec![SanType::URI(ascii(&identity.to_string())?)];
+    if role.is_server() {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        let name = Identity::server_name(&cluster, role);
+        params.subject_alt_names.push(SanType::DnsName(ascii(&name)?));
+    }
     for host in hosts {
-        let san = host.parse().map(SanType::IpAddress).or_else(|_| ascii(host).map(SanType::DnsName))?;
-        params.subject_alt_names.push(san);
+        params.subject_alt_names.push(host_name(host)?);
     }
     let key = new_key();
     let cert = params
@@ -107,8 +108,16 @@ fn new_key() -> KeyPair {
     KeyPair::generate().expect("the system gives random numbers")
 }
 
+fn host_name(host: &str) -> Result<SanType, IdentityError> {
+    if let Ok(address) = host.parse() {
+        return Ok(SanType::IpAddress(address));
+    }
+    DnsName::try_from(host).map_err(|_| IdentityError::Name(format!("`{host}` is no host name")))?;
+    ascii(host).map(SanType::DnsName)
+}
+
 fn ascii(text: &str) -> Result<Ia5String, IdentityError> {
-    Ia5String::try_from(text).map_err(|_| IdentityError::Name(format!("host `{text}` is not ASCII")))
+    Ia5String::try_from(text).map_err(|_| IdentityError::Name(format!("`{text}` is not ASCII")))
 }
 
 /// The cluster's name in the authority's certificate.
@@ -134,9 +143,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
 /// A key nobody else may read, from its first byte on.
 fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError> {
     let file_error = |source| IdentityError::File { path: path.to_owned(), source };
-    let file = fs::File::create(path).map_err(file_error)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error)?;
-    std::io::Write::write_all(&mut &file, key.serialize_pem().as_bytes()).map_err(file_error)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(file_error)?;
+    file.write_all(key.serialize_pem().as_bytes()).map_err(file_error)?;
     file.sync_all().map_err(file_error)
 }
 
@@ -144,6 +153,7 @@ fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError> {
 mod tests {
     use super::super::Credentials;
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_certificate_names_its_owner_and_keeps_its_key_private() {
@@ -167,6 +177,36 @@ mod tests {
         let out = dir.path().join("out");
         issue(dir.path(), Role::Client, "x", &[], &out).unwrap();
         assert!(matches!(issue(dir.path(), Role::Client, "x", &[], &out), Err(IdentityError::Exists(_))));
+    }
+
+    #[test]
+    fn a_host_that_no_name_can_be_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        init_ca(dir.path(), "a").unwrap();
+        let out = dir.path().join("out");
+        for bad in ["", "two words", "-x", "ü"] {
+            let error = issue(dir.path(), Role::DataNode, "1", &[bad.to_owned()], &out).unwrap_err();
+            assert!(matches!(error, IdentityError::Name(_)), "{bad}: {error}");
+        }
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn files_that_hold_something_else_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        init_ca(dir.path(), "a").unwrap();
+        let paths = issue(dir.path(), Role::Client, "x", &[], &dir.path().join("out")).unwrap();
+        for wrong in [&paths.ca, &paths.cert, &paths.key] {
+            let good = fs::read(wrong).unwrap();
+            fs::write(wrong, "nonsense").unwrap();
+            let error = Credentials::load(&paths).err().unwrap().to_string();
+            assert!(error.contains(&wrong.display().to_string()), "{error}");
+            fs::write(wrong, good).unwrap();
+        }
+        // The authority's own certificate names no owner.
+        let ca = CertPaths { cert: paths.ca.clone(), ..paths };
+        let error = Credentials::load(&ca).err().unwrap().to_string();
+        assert!(error.contains("quarry://"), "{error}");
     }
 
     #[test]

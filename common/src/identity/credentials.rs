@@ -76,3 +76,26 @@ fn certificate(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
 fn invalid(path: &Path, reason: &dyn std::fmt::Display) -> IdentityError {
     IdentityError::Invalid { path: path.to_owned(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn certificates_of_strangers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = identity_of(&CertificateDer::from(bytes));
+        }
+
+        #[test]
+        fn damaged_certificates_never_panic(place in 0..400usize, value: u8) {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["a.quarry".to_owned()]).unwrap();
+            let mut der = params.self_signed(&key).unwrap().der().to_vec();
+            let place = place % der.len();
+            der[place] = value;
+            let _ = identity_of(&CertificateDer::from(der));
+        }
+    }
+}

@@ -25,6 +25,13 @@ pub enum Role {
     Gateway,
 }
 
+impl Role {
+    /// Whether others connect to it.
+    pub fn is_server(self) -> bool {
+        matches!(self, Self::NameNode | Self::DataNode)
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -72,13 +79,16 @@ impl Identity {
     /// When a name has characters that it may not have, or a server's id is no number.
     pub fn new(cluster: &str, role: Role, id: &str) -> Result<Self, IdentityError> {
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if cluster.is_empty() || cluster.len() > LABEL_MAX || !cluster.chars().all(label) {
+        let dns_label = (1..=LABEL_MAX).contains(&cluster.len())
+            && cluster.chars().all(label)
+            && !cluster.starts_with('-')
+            && !cluster.ends_with('-');
+        if !dns_label {
             return Err(IdentityError::Name(format!(
-                "cluster name `{cluster}`: it must be 1 to {LABEL_MAX} of a-z, 0-9 and -"
+                "cluster name `{cluster}`: it must be 1 to {LABEL_MAX} of a-z, 0-9 and -, without - at its ends"
             )));
         }
-        let server = matches!(role, Role::NameNode | Role::DataNode);
-        if server && !id.parse::<u32>().is_ok_and(|n| n > 0 && n.to_string() == id) {
+        if role.is_server() && !id.parse::<u32>().is_ok_and(|n| n > 0 && n.to_string() == id) {
             return Err(IdentityError::Name(format!(
                 "id `{id}`: that of a {role} must be a number from 1 on"
             )));
@@ -91,7 +101,8 @@ impl Identity {
         Ok(Self { cluster: cluster.to_owned(), role, id: id.to_owned() })
     }
 
-    /// The DNS name in every certificate of this role and cluster, by which TLS checks a server.
+    /// The DNS name in every server's certificate, by which TLS checks that a server has this role in this
+    /// cluster. It is never resolved: where a server is reached may change without a new certificate.
     pub fn server_name(cluster: &str, role: Role) -> String {
         format!("{role}.{cluster}.quarry")
     }
@@ -161,6 +172,8 @@ mod tests {
         for (cluster, role, id) in [
             ("", Role::Client, "a"),
             ("A", Role::Client, "a"),
+            ("-a", Role::Client, "a"),
+            ("a-", Role::Client, "a"),
             ("a/b", Role::Client, "a"),
             ("a", Role::Client, "a/b"),
             ("a", Role::Client, ""),

@@ -68,18 +68,15 @@ impl<P: Protocol> RpcClient<P> {
         let greet = async {
             let mut stream = connection.open().await?;
             frame::write_frame(stream.send.as_mut(), &Hello::of::<P>()).await?;
-            let hello: Hello = frame::read_frame(stream.recv.as_mut()).await?;
-            match hello.objection::<P>() {
-                None => Ok(stream),
-                Some(why) => {
-                    connection.close(&why);
-                    Err(TransportError::Malformed(why))
-                }
-            }
+            Hello::receive(stream.recv.as_mut()).await?.check::<P>()?;
+            Ok(stream)
         };
         let stream = match tokio::time::timeout(HELLO_TIMEOUT, greet).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(e @ TransportError::Malformed(_))) => return Err(e),
+            Ok(Err(e @ (TransportError::Malformed(_) | TransportError::Incompatible(_)))) => {
+                connection.close(&e.to_string());
+                return Err(e);
+            }
             // The reason for which the peer closes says more than what that does to the stream, and comes a little later.
             Ok(Err(e)) => return Err(tokio::time::timeout(FAREWELL, connection.closed()).await.unwrap_or(e)),
             Err(_) => return Err(TransportError::Lost("the peer did not say hello in time".into())),
@@ -98,7 +95,7 @@ impl<P: Protocol> RpcClient<P> {
             let reason = receive::<P>(stream.recv, &pending, observer.as_ref()).await;
             tracing::debug!(%reason, "conversation over");
             pending.lock().expect("no thread panics while it holds the lock").take();
-            connection.close("conversation over");
+            connection.close(&reason.to_string());
         });
         Ok(client)
     }
@@ -171,7 +168,7 @@ impl<P: Protocol> Drop for RpcClient<P> {
 
 async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Bytes>) {
     while let Some(first) = queue.recv().await {
-        let all = gather(first, &mut queue);
+        let all = gather(first, || queue.try_recv().ok());
         if stream.write(all).await.is_err() {
             // The reading side learns it as well, and ends the conversation.
             return;

@@ -11,7 +11,7 @@ pub use client::{Observer, RpcClient, RpcError};
 pub use server::{Peer, Pusher, Replier, Service, serve};
 
 use crate::frame;
-use crate::transport::TransportError;
+use crate::transport::{RecvStream, TransportError};
 use crate::wire::WIRE_VERSION;
 use crate::wire::error::ServiceError;
 use bytes::Bytes;
@@ -62,17 +62,33 @@ impl Hello {
         Self { version: WIRE_VERSION, protocol: P::NAME.to_owned() }
     }
 
-    /// What is wrong with it, if anything, in words for the other side's log.
-    fn objection<P: Protocol>(&self) -> Option<String> {
-        if self.version != WIRE_VERSION {
-            let (newer, older) = if self.version > WIRE_VERSION { ("you", "me") } else { ("me", "you") };
-            return Some(format!(
-                "wire version {} is not {WIRE_VERSION}: {newer} are newer than {older}, update the older one",
-                self.version
-            ));
+    /// Receives it. Later versions may say more after these fields, which is skipped, so that both sides can
+    /// always say which versions do not fit.
+    async fn receive(stream: &mut dyn RecvStream) -> Result<Self, TransportError> {
+        let body = frame::read_body(stream).await?;
+        match postcard::take_from_bytes(&body) {
+            Ok((hello, _)) => Ok(hello),
+            Err(e) => Err(TransportError::Malformed(format!("no hello: {e}"))),
         }
-        (self.protocol != P::NAME)
-            .then(|| format!("protocol `{}` is not for this role, which speaks `{}`", self.protocol, P::NAME))
+    }
+
+    /// Whether the peer fits.
+    fn check<P: Protocol>(&self) -> Result<(), TransportError> {
+        if self.version != WIRE_VERSION {
+            let older = if self.version > WIRE_VERSION { "this side" } else { "the peer" };
+            return Err(TransportError::Incompatible(format!(
+                "it speaks wire version {}, this side {WIRE_VERSION}: update {older}",
+                self.version
+            )));
+        }
+        if self.protocol != P::NAME {
+            return Err(TransportError::Incompatible(format!(
+                "it speaks protocol `{}`, this side `{}`: one of the two has another role than the other thinks",
+                self.protocol,
+                P::NAME
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -107,15 +123,15 @@ fn split(frame: &[u8]) -> Result<(Header, &[u8]), TransportError> {
 const GATHER: usize = 64 << 10;
 
 /// Adds whatever else waits in the queue to a first frame, so that many small frames cost one write.
-fn gather(first: Bytes, queue: &mut tokio::sync::mpsc::Receiver<Bytes>) -> Bytes {
-    let Ok(second) = queue.try_recv() else { return first };
+fn gather(first: Bytes, mut next: impl FnMut() -> Option<Bytes>) -> Bytes {
+    let Some(second) = next() else { return first };
     let mut all = Vec::with_capacity(first.len() + second.len());
     all.extend_from_slice(&first);
     all.extend_from_slice(&second);
     while all.len() < GATHER
-        && let Ok(next) = queue.try_recv()
+        && let Some(frame) = next()
     {
-        all.extend_from_slice(&next);
+        all.extend_from_slice(&frame);
     }
     all.into()
 }

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Unanswered requests of one peer; it is not read further until some are answered.
-const UNANSWERED_MAX: usize = 512;
-/// Answers and pushes that wait to be sent. All answers fit; a peer that reads so slowly that pushes fill it is dropped.
+/// Requests of one peer that are unanswered, or whose answer waits to be sent; it is not read further until there
+/// are fewer. Requests that wait for a lock count, so it is far more than a client has threads.
+pub(super) const UNANSWERED_MAX: usize = 512;
+/// Answers and pushes that wait to be sent. All answers fit; a peer that reads so slowly that pushes fill it is
+/// dropped, as waiting for it would delay others.
 const QUEUE: usize = UNANSWERED_MAX + 8192;
 /// The peer must say hello within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,15 +55,21 @@ impl<P: Protocol> Peer<P> {
     }
 }
 
+/// An answer or a push that waits to be sent, with the place of its request.
+struct Queued {
+    frame: Bytes,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
 /// Sends frames, in the order of the calls.
 struct Outgoing {
-    queue: mpsc::Sender<Bytes>,
+    queue: mpsc::Sender<Queued>,
     connection: Arc<dyn Connection>,
 }
 
 impl Outgoing {
-    fn send(&self, frame: Result<Bytes, TransportError>) {
-        match frame.map(|f| self.queue.try_send(f)) {
+    fn send(&self, frame: Result<Bytes, TransportError>, place: Option<OwnedSemaphorePermit>) {
+        match frame.map(|frame| self.queue.try_send(Queued { frame, _place: place })) {
             Ok(Ok(())) => {}
             Ok(Err(mpsc::error::TrySendError::Closed(_))) => {}
             Ok(Err(mpsc::error::TrySendError::Full(_))) => self.connection.close("you read too slowly"),
@@ -88,7 +96,7 @@ impl<P> Clone for Pusher<P> {
 impl<P: Protocol> Pusher<P> {
     /// Sends it after everything that was handed over before.
     pub fn push(&self, push: P::Push) {
-        self.outgoing.send(encode(Kind::Push, 0, &push));
+        self.outgoing.send(encode(Kind::Push, 0, &push), None);
     }
 
     /// Ends the conversation, with a reason for the peer's log.
@@ -102,22 +110,22 @@ impl<P: Protocol> Pusher<P> {
 pub struct Replier<P> {
     outgoing: Arc<Outgoing>,
     id: u64,
-    answered: bool,
-    _permit: OwnedSemaphorePermit,
+    /// Gone with the answer.
+    place: Option<OwnedSemaphorePermit>,
     protocol: PhantomData<fn(P)>,
 }
 
 impl<P: Protocol> Replier<P> {
     /// Answers.
     pub fn send(mut self, response: P::Response) {
-        self.answered = true;
-        self.outgoing.send(encode(Kind::Response, self.id, &response));
+        let place = self.place.take();
+        self.outgoing.send(encode(Kind::Response, self.id, &response), place);
     }
 }
 
 impl<P> Drop for Replier<P> {
     fn drop(&mut self) {
-        if !self.answered {
+        if self.place.is_some() {
             self.outgoing.connection.close("a request was given up");
         }
     }
@@ -139,12 +147,12 @@ async fn converse<P: Protocol>(
 ) -> Result<(), TransportError> {
     let greet = async {
         let mut stream = connection.accept().await?;
-        let hello: Hello = frame::read_frame(stream.recv.as_mut()).await?;
+        let hello = Hello::receive(stream.recv.as_mut()).await?;
         frame::write_frame(stream.send.as_mut(), &Hello::of::<P>()).await?;
-        if let Some(why) = hello.objection::<P>() {
+        if let Err(e) = hello.check::<P>() {
             // Our hello tells the peer what is wrong: it must arrive, so the peer is left to close.
-            let _ = tokio::time::timeout(HELLO_TIMEOUT, connection.closed()).await;
-            return Err(TransportError::Malformed(why));
+            connection.closed().await;
+            return Err(e);
         }
         Ok(stream)
     };
@@ -171,21 +179,18 @@ async fn converse<P: Protocol>(
             return Err(TransportError::Malformed("a client may only ask".into()));
         }
         let request = frame::decode(body)?;
-        let permit = unanswered.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let reply = Replier {
-            outgoing: outgoing.clone(),
-            id,
-            answered: false,
-            _permit: permit,
-            protocol: PhantomData,
+        let place = tokio::select! {
+            place = unanswered.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            gone = connection.closed() => return Err(gone),
         };
+        let reply = Replier { outgoing: outgoing.clone(), id, place: Some(place), protocol: PhantomData };
         service.handle(&peer, request, reply);
     }
 }
 
-async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Bytes>) {
+async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Queued>) {
     while let Some(first) = queue.recv().await {
-        let all = gather(first, &mut queue);
+        let all = gather(first.frame, || queue.try_recv().ok().map(|q| q.frame));
         if stream.write(all).await.is_err() {
             return;
         }

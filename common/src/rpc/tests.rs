@@ -78,6 +78,10 @@ struct World {
 }
 
 async fn world() -> World {
+    world_of(Arc::new(Server::default())).await
+}
+
+async fn world_of(service: Arc<dyn Service<Numbers>>) -> World {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca");
     init_ca(&ca, "c").unwrap();
@@ -90,7 +94,7 @@ async fn world() -> World {
     let address = listener.local_address().to_string();
     let connection = client.connect(&address, &Expect { role: Role::NameNode, id: None }).await.unwrap();
     let served = listener.accept().await.unwrap();
-    tokio::spawn(serve::<Numbers>(served, Arc::new(Server::default())));
+    tokio::spawn(serve::<Numbers>(served, service));
     World { connection, _parts: (listener, server, client, dir) }
 }
 
@@ -156,7 +160,95 @@ async fn another_protocol_is_refused_with_its_name() {
 
 #[test]
 fn a_version_from_the_future_is_named() {
-    let hello = Hello { version: WIRE_VERSION + 1, protocol: "numbers".into() };
-    assert!(hello.objection::<Numbers>().unwrap().contains("you are newer than me"));
-    assert_eq!(Hello::of::<Numbers>().objection::<Numbers>(), None);
+    let hello = |version| Hello { version, protocol: "numbers".into() };
+    let text = hello(WIRE_VERSION + 1).check::<Numbers>().unwrap_err().to_string();
+    assert!(text.contains("update this side"), "{text}");
+    let text = hello(WIRE_VERSION - 1).check::<Numbers>().unwrap_err().to_string();
+    assert!(text.contains("update the peer"), "{text}");
+    assert_eq!(Hello::of::<Numbers>().check::<Numbers>(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_hello_that_says_more_than_we_know_is_understood() {
+    #[derive(Serialize)]
+    struct Longer(u16, &'static str, Vec<u64>);
+    let world = world().await;
+    let mut stream = world.connection.open().await.unwrap();
+    let hello = Longer(WIRE_VERSION + 1, "numbers", vec![1, 2]);
+    frame::write_frame(stream.send.as_mut(), &hello).await.unwrap();
+    // The server says its version before it refuses, so that we can say what does not fit.
+    let theirs = Hello::receive(stream.recv.as_mut()).await.unwrap();
+    assert_eq!(theirs, Hello::of::<Numbers>());
+}
+
+/// What the server does with bytes that are no conversation.
+async fn served_with(frames: &[Bytes]) -> String {
+    let world = world().await;
+    let mut stream = world.connection.open().await.unwrap();
+    frame::write_frame(stream.send.as_mut(), &Hello::of::<Numbers>()).await.unwrap();
+    for frame in frames {
+        stream.send.write(frame.clone()).await.unwrap();
+    }
+    world.connection.closed().await.to_string()
+}
+
+#[tokio::test]
+async fn nonsense_ends_the_conversation_with_a_reason() {
+    let garbage = Bytes::from_static(&[3, 0, 0, 0, 9, 9, 9]);
+    let too_long = Bytes::copy_from_slice(&(crate::limits::FRAME_MAX as u32 + 1).to_le_bytes());
+    let answer = encode(Kind::Response, 1, &7u64).unwrap();
+    let rest = encode(Kind::Request, 1, &(7u64, 7u64)).unwrap();
+    for bad in [garbage, too_long, answer, rest] {
+        let why = served_with(&[bad]).await;
+        assert!(why.contains("malformed frame"), "{why}");
+    }
+}
+
+/// Answers nothing, and counts.
+#[derive(Default)]
+struct Silent {
+    waiting: Mutex<Vec<Replier<Numbers>>>,
+}
+
+impl Service<Numbers> for Silent {
+    fn handle(&self, _: &Peer<Numbers>, _: u64, reply: Replier<Numbers>) {
+        self.waiting.lock().unwrap().push(reply);
+    }
+}
+
+#[tokio::test]
+async fn a_server_takes_only_so_many_unanswered_requests() {
+    let service = Arc::new(Silent::default());
+    let world = world_of(service.clone()).await;
+    let client =
+        RpcClient::<Numbers>::start(world.connection.clone(), Arc::new(Seen::default())).await.unwrap();
+    let calls: Vec<_> = (0..server::UNANSWERED_MAX as u64 + 100)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call(n, DEADLINE).await })
+        })
+        .collect();
+    let mut answered = 0;
+    while answered < calls.len() {
+        let waiting = std::mem::take(&mut *service.waiting.lock().unwrap());
+        assert!(waiting.len() <= server::UNANSWERED_MAX);
+        answered += waiting.len();
+        for reply in waiting {
+            reply.send(0);
+        }
+        tokio::task::yield_now().await;
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(0));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn frames_of_strangers_never_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+        if let Ok((_, rest)) = split(&body) {
+            let _ = frame::decode::<u64>(rest);
+        }
+        let _ = postcard::take_from_bytes::<Hello>(&body);
+    }
 }

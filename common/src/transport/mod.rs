@@ -38,6 +38,9 @@ pub enum TransportError {
     /// The stream ended in the middle of what was expected.
     #[error("the stream ended early")]
     EndOfStream,
+    /// The peer speaks another version, or about other things.
+    #[error("the peer does not fit: {0}")]
+    Incompatible(String),
     /// What arrived is no valid frame.
     #[error("malformed frame: {0}")]
     Malformed(String),

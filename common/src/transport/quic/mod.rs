@@ -139,9 +139,13 @@ impl Transport for QuicTransport {
     }
 
     async fn listen(&self, address: SocketAddr) -> Result<Box<dyn Listener>, TransportError> {
-        let unreachable = |e: std::io::Error| TransportError::Unreachable {
-            address: address.to_string(),
-            reason: format!("cannot listen there: {e}"),
+        let unreachable = |e: std::io::Error| {
+            let in_use = e.kind() == std::io::ErrorKind::AddrInUse;
+            let hint = if in_use { ": another process listens there" } else { "" };
+            TransportError::Unreachable {
+                address: address.to_string(),
+                reason: format!("cannot listen there: {e}{hint}"),
+            }
         };
         let endpoint =
             socket::endpoint(address, self.tls.restartable_endpoint_config(), Some(self.tls.server.clone()))

@@ -33,6 +33,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections whose handshake nobody has looked at yet.
 const INCOMING_MAX: usize = 256;
+/// What their peers have sent meanwhile.
+const INCOMING_BYTES: u64 = 4 << 20;
 const ALPN: &[u8] = b"quarry";
 
 /// Settings of one identity.
@@ -72,7 +74,12 @@ impl Tls {
         client.transport_config(transport.clone());
         let mut server =
             ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server).expect(SUITE)));
-        server.transport_config(transport).migration(false).max_incoming(INCOMING_MAX);
+        server
+            .transport_config(transport)
+            // A peer's address is part of what is logged about it, and none of ours moves.
+            .migration(false)
+            .max_incoming(INCOMING_MAX)
+            .incoming_buffer_size_total(INCOMING_BYTES);
         Ok(Self { client, server, restart_key: restart_key(credentials) })
     }
 
