@@ -3,6 +3,7 @@
 //! Each role has one struct of optional settings that clap fills from flags and environment and serde from the file.
 
 use anyhow::Context;
+use quarry_common::config;
 use quarry_common::identity::CertPaths;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -29,11 +30,10 @@ pub(crate) fn required<T>(value: Option<T>, name: &str) -> anyhow::Result<T> {
 
 /// Reads the file, if there is one, and gives the directory that its relative paths start from.
 pub(crate) fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>) -> anyhow::Result<(T, PathBuf)> {
-    let Some(path) = path else { return Ok((T::default(), PathBuf::new())) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let settings =
-        toml::from_str(&text).with_context(|| format!("{} is no valid configuration", path.display()))?;
-    Ok((settings, path.parent().unwrap_or(Path::new("")).to_path_buf()))
+    match path {
+        Some(path) => Ok(config::load(path)?),
+        None => Ok((T::default(), PathBuf::new())),
+    }
 }
 
 /// The three files that `quarry cert issue` puts into a directory.

@@ -442,7 +442,12 @@ impl Filesystem for Adapter {
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let work = async move {
             let file = file?;
-            if append { file.append(data, kill).await } else { file.write(offset, data, kill).await }
+            if append {
+                let written = data.len() as u32;
+                file.append(data, kill).await.map(|_| written)
+            } else {
+                file.write(offset, data, kill).await
+            }
         };
         self.answer(req, work, |result| match result {
             Ok(written) => reply.written(written),
@@ -726,7 +731,8 @@ impl Filesystem for Adapter {
     ) {
         let (fs, from, to, kill) = (self.fs.clone(), self.file(fh_in), self.file(fh_out), unprivileged(req));
         let work = async move {
-            fs.copy_file_range(&from?, offset_in, &to?, offset_out, len.min(COPY_MAX), kill).await
+            let (from, to) = (from?, to?);
+            fs.copy_file_range(&from, offset_in, &to, offset_out, len.min(COPY_MAX), kill).await
         };
         self.answer(req, work, |result| match result {
             Ok(copied) => reply.written(copied as u32),

@@ -51,7 +51,7 @@ impl Mount {
         };
         let mut config = ClientConfig::load(file)?;
         config.purpose = self.mountpoint.display().to_string();
-        config.soft_timeout = options.soft_timeout;
+        config.soft_timeout = options.soft_timeout.or(config.soft_timeout);
         let transport = transport(&config.certs)?;
         let child = std::env::var_os(CHILD).is_some();
         if self.background && !child {
