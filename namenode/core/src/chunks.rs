@@ -57,9 +57,12 @@ impl References {
                     "a slice names the chunk {id}, which has no record"
                 )));
             };
-            let refs = i64::from(record.refs) + change;
-            record.refs = u32::try_from(refs)
-                .map_err(|_| StateError::Corrupt(format!("the chunk {id} would have {refs} references")))?;
+            record.refs = record.refs.checked_add_signed(change).ok_or_else(|| {
+                StateError::Corrupt(format!(
+                    "the chunk {id} has {} references and lost {change}",
+                    record.refs
+                ))
+            })?;
             store(tx, id, &record, known.is_some())?;
         }
         Ok(())

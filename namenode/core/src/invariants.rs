@@ -9,8 +9,8 @@ use crate::slices;
 use crate::state::State;
 use crate::store::Store;
 use crate::tables::{
-    ChunkKey, DeleteKey, DentryKey, InodeKey, Key, NameKey, OrphanKey, SessionKey, SlotKey, WindowKey,
-    XattrKey,
+    ChunkKey, DeleteKey, DentryKey, InodeKey, Key, NameKey, OrphanKey, OwnerKey, SessionKey, SlotKey,
+    WindowKey, XattrKey,
 };
 use quarry_common::ids::{ChunkId, Ino, SessionId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
@@ -132,7 +132,7 @@ impl Check {
             match &inode.content {
                 Content::File(file) => {
                     self.usage.files += 1;
-                    self.usage.bytes += file.size;
+                    self.usage.bytes = self.usage.bytes.wrapping_add(file.size);
                 }
                 Content::Dir(_) => self.usage.directories += 1,
                 Content::Symlink(_) | Content::Special { .. } => {}
@@ -145,8 +145,8 @@ impl Check {
     fn data(&mut self, store: &Store) -> Result<(), StateError> {
         let chunks: BTreeMap<ChunkId, _> =
             all(store, &ChunkKey(ChunkId(0)))?.into_iter().map(|(key, record)| (key.0, record)).collect();
-        let files = self.files();
-        let mut references: BTreeMap<ChunkId, u32> = BTreeMap::new();
+        let files = self.files(store)?;
+        let mut references: BTreeMap<ChunkId, u64> = BTreeMap::new();
         let mut allocated: BTreeMap<Ino, u64> = BTreeMap::new();
         for (key, window) in all(store, &WindowKey { data: Ino(0), index: WindowIndex(0) })? {
             let at = format!("window {} under the number {}", key.index, key.data);
@@ -197,18 +197,25 @@ impl Check {
     }
 
     /// The files by the number of their windows.
-    fn files(&mut self) -> BTreeMap<Ino, FileContent> {
+    fn files(&mut self, store: &Store) -> Result<BTreeMap<Ino, FileContent>, StateError> {
+        let mut owners: BTreeMap<Ino, Ino> =
+            all(store, &OwnerKey(Ino(0)))?.into_iter().map(|(key, ino)| (key.0, ino)).collect();
         let mut files = BTreeMap::new();
-        let mut twice = Vec::new();
-        for inode in self.inodes.values() {
-            if let Content::File(file) = &inode.content
-                && files.insert(file.data, *file).is_some()
-            {
-                twice.push(format!("two files have their windows under the number {}", file.data));
+        let mut wrong = Vec::new();
+        for (ino, inode) in &self.inodes {
+            let Content::File(file) = &inode.content else { continue };
+            if owners.remove(&file.data).unwrap_or(file.data) != *ino {
+                wrong.push(format!("the windows of file {ino} belong to another"));
+            }
+            if files.insert(file.data, *file).is_some() {
+                wrong.push(format!("two files have their windows under the number {}", file.data));
             }
         }
-        self.wrong.append(&mut twice);
-        files
+        if !owners.is_empty() {
+            wrong.push(format!("windows of files that are not there: {owners:?}"));
+        }
+        self.wrong.append(&mut wrong);
+        Ok(files)
     }
 
     fn xattrs(&mut self, store: &Store) -> Result<(), StateError> {

@@ -43,7 +43,7 @@ pub struct Usage {
     pub files: u64,
     /// Directories, the root included.
     pub directories: u64,
-    /// Sizes of all regular files.
+    /// Sizes of all regular files, modulo 2^64: three sparse files can exceed it.
     pub bytes: u64,
     /// Bytes of regular files that are no holes.
     pub allocated: u64,
@@ -221,7 +221,7 @@ pub struct ChunkRecord {
     /// SHA-256 of all of them.
     pub sha256: [u8; 32],
     /// Slices that name it, at least 1.
-    pub refs: u32,
+    pub refs: u64,
 }
 
 /// A session.

@@ -9,6 +9,7 @@
 //! 0x05   data number, window index               WindowRecord: slices
 //! 0x06   inode, attribute name              value
 //! 0x07   inode                              -: an orphan
+//! 0x08   FileContent::data                 inode: whose windows these are, where the numbers differ
 //! 0x10   chunk id (group first)             ChunkRecord: length, hash, references
 //! 0x11   time, chunk id                     -: delete queue
 //! 0x12   chunk id                           -: a retired id at or above its group's floor
@@ -213,6 +214,10 @@ impl Key for XattrKey {
 id_key! {
     /// Inodes without a name.
     0x07 OrphanKey(Ino: u64) => ()
+}
+id_key! {
+    /// The file whose windows are kept under a number that is not its own.
+    0x08 OwnerKey(Ino: u64) => Ino
 }
 id_key! {
     /// Chunks that slices name.

@@ -4,7 +4,7 @@ use super::windows::{self, Change};
 use crate::command::Outcome;
 use crate::error::StateError;
 use crate::records::{Content, Inode};
-use crate::tables::{InodeKey, OrphanKey, XattrKey};
+use crate::tables::{InodeKey, OrphanKey, OwnerKey, XattrKey};
 use crate::tx::{Tx, file_ref};
 use quarry_common::ids::{Ino, WindowIndex};
 use quarry_common::limits::XATTR_LIST_MAX;
@@ -25,6 +25,11 @@ pub(crate) fn reap(tx: &mut Tx<'_>, inos: &[Ino]) -> Result<Outcome, StateError>
         if matches!(inode.content, Content::File(_)) && !free_windows(tx, ino, &mut inode, &mut budget)? {
             left.push(ino);
             continue;
+        }
+        if let Content::File(file) = &inode.content
+            && file.data != ino
+        {
+            tx.store.delete(&OwnerKey(file.data));
         }
         free_xattrs(tx, ino, &inode)?;
         uncount(tx, &inode);
@@ -73,7 +78,7 @@ fn uncount(tx: &mut Tx<'_>, inode: &Inode) {
     match inode.content {
         Content::File(_) => {
             usage.files -= 1;
-            usage.bytes -= file_ref(inode).size;
+            usage.bytes = usage.bytes.wrapping_sub(file_ref(inode).size);
         }
         Content::Dir(_) => usage.directories -= 1,
         Content::Symlink(_) | Content::Special { .. } => {}

@@ -12,9 +12,15 @@ use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Mutation, MutationReply};
 use quarry_common::wire::session::ClientInfo;
 
+/// Bytes of text that a session may have about itself.
+const TEXT_MAX: usize = 1024;
+
 pub(crate) fn open(tx: &mut Tx<'_>, owner: &str, info: &ClientInfo) -> Outcome {
     if tx.store.meta.sessions >= SESSIONS_MAX as u64 {
         return Outcome::Refused(format!("there are {SESSIONS_MAX} sessions already"));
+    }
+    if owner.len() + info.host.len() + info.purpose.len() > TEXT_MAX {
+        return Outcome::Refused(format!("a session's names may have {TEXT_MAX} bytes"));
     }
     let session = SessionId(tx.store.meta.next_session);
     tx.store.meta.next_session += 1;

@@ -9,7 +9,7 @@ use crate::error::StateError;
 use crate::records::{Content, FileContent, Inode, WindowRecord};
 use crate::slices;
 use crate::store::Store;
-use crate::tables::{InodeKey, OrphanKey, WindowKey};
+use crate::tables::{InodeKey, OrphanKey, OwnerKey, WindowKey};
 use crate::tx::{Tx, file_mut, file_ref};
 use quarry_common::ids::{Ino, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
@@ -46,11 +46,11 @@ pub(crate) fn plan(store: &Store, file: &FileContent, size: u64) -> Result<Cut, 
 }
 
 /// Carries it out. The caller sets the size, and saves the inode.
-pub(crate) fn apply(tx: &mut Tx<'_>, inode: &mut Inode, cut_: Cut) -> Result<(), StateError> {
+pub(crate) fn apply(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, cut_: Cut) -> Result<(), StateError> {
     let changes = match cut_ {
         Cut::InPlace(changes) => changes,
         Cut::LeaveBehind { kept, size } => {
-            leave_behind(tx, inode, &kept);
+            leave_behind(tx, ino, inode, &kept);
             cut(tx.store, file_ref(inode).data, size)?
         }
     };
@@ -62,7 +62,7 @@ fn cut(store: &Store, data: Ino, size: u64) -> Result<Vec<Change>, StateError> {
 }
 
 /// Makes an orphan that has the windows, and gives the file a new number with the windows that it keeps.
-fn leave_behind(tx: &mut Tx<'_>, inode: &mut Inode, kept: &[(WindowIndex, WindowRecord)]) {
+fn leave_behind(tx: &mut Tx<'_>, owner: Ino, inode: &mut Inode, kept: &[(WindowIndex, WindowRecord)]) {
     let ino = tx.store.meta.next_ino;
     tx.store.meta.next_ino = Ino(ino.0 + 1);
     let old = *file_ref(inode);
@@ -84,12 +84,14 @@ fn leave_behind(tx: &mut Tx<'_>, inode: &mut Inode, kept: &[(WindowIndex, Window
     file.data = ino;
     file.allocated = moved_bytes;
     tx.store.put(&InodeKey(ino), &orphan);
+    tx.store.put(&OwnerKey(old.data), &ino);
+    tx.store.put(&OwnerKey(ino), &owner);
     tx.store.put(&OrphanKey(ino), &());
     let usage = &mut tx.store.meta.usage;
     usage.inodes += 1;
     usage.files += 1;
     usage.orphans += 1;
-    usage.bytes += old.size;
+    usage.bytes = usage.bytes.wrapping_add(old.size);
     tx.effect(Effect::Orphaned(ino));
 }
 
@@ -97,6 +99,7 @@ fn leave_behind(tx: &mut Tx<'_>, inode: &mut Inode, kept: &[(WindowIndex, Window
 mod tests {
     use super::*;
     use crate::command::{Body, Outcome};
+    use crate::invariants::violations;
     use crate::testing::Bench;
     use quarry_common::wire::fs::{Mutation, SetAttr};
 
@@ -130,6 +133,26 @@ mod tests {
         assert_eq!(truncate(&mut bench, file, 0), (0, 0));
         let usage = bench.state.usage();
         assert_eq!((usage.files, usage.bytes, usage.allocated, usage.chunks), (1, 0, 0, 0));
+        bench.check();
+    }
+
+    #[test]
+    fn a_file_may_be_emptied_again_before_it_was_freed() {
+        let mut bench = Bench::new();
+        let file = large_file(&mut bench, AT_ONCE + 1);
+        for _ in 0..2 {
+            assert_eq!(truncate(&mut bench, file, 0), (0, 0));
+            for window in 0..=AT_ONCE as u64 {
+                bench.write(file, window * CHUNK_SIZE, 1000).expect("written");
+            }
+        }
+        assert_eq!(violations(&bench.state).expect("readable"), Vec::<String>::new());
+        bench.unlink(Ino::ROOT, "f").expect("unlinked");
+        let inos = bench.state.orphans(Ino(0), 9).expect("sound");
+        assert_eq!(inos.len(), 3);
+        bench.apply(Body::Reap { inos: inos.clone() });
+        assert_eq!(bench.apply(Body::Reap { inos }), Outcome::Reaped { left: vec![] });
+        assert_eq!(bench.state.usage().chunks, 0);
         bench.check();
     }
 

@@ -91,7 +91,7 @@ pub(crate) fn apply(
 pub(crate) fn set_size(tx: &mut Tx<'_>, inode: &mut Inode, size: u64) {
     let file = file_mut(inode);
     let usage = &mut tx.store.meta.usage;
-    usage.bytes = usage.bytes + size - file.size;
+    usage.bytes = usage.bytes.wrapping_add(size).wrapping_sub(file.size);
     file.size = size;
 }
 
