@@ -1,5 +1,6 @@
 //! A verified connection and its streams.
 
+use super::congestion::let_farewell_pass;
 use super::error::{CLOSED, DROPPED, of_connection};
 use super::liveness::Watch;
 use crate::identity::Identity;
@@ -20,7 +21,7 @@ pub(super) struct QuicConnection {
     handle: Arc<Handle>,
 }
 
-/// What the connection and its streams share. With the last of them quinn closes the connection.
+/// What the connection and its streams share. With the last of them the connection is closed.
 struct Handle {
     inner: quinn::Connection,
     /// Why we closed it ourselves: quinn keeps only that we did.
@@ -40,10 +41,11 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The task holds a quinn handle, which would keep the connection open.
         if let Some(watch) = self.watch.get() {
             watch.abort();
         }
+        let_farewell_pass(&self.inner);
+        self.inner.close(CLOSED, b"no longer needed");
     }
 }
 
@@ -107,6 +109,7 @@ impl Connection for QuicConnection {
 
     fn close(&self, reason: &str) {
         let _ = self.handle.closed_by_us.set(reason.to_owned());
+        let_farewell_pass(&self.handle.inner);
         self.handle.inner.close(CLOSED, &reason.as_bytes()[..reason.len().min(REASON_MAX)]);
     }
 

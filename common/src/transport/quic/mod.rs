@@ -11,6 +11,7 @@
 //!    a client is done before the server has looked at its certificate, so without this step a refusal would
 //!    surface later as a broken connection, without its reason.
 
+mod congestion;
 mod connection;
 mod error;
 mod listener;

@@ -230,6 +230,35 @@ async fn a_close_and_its_reason_reach_the_peer() {
 }
 
 #[tokio::test]
+async fn a_close_in_the_middle_of_a_transfer_reaches_the_peer() {
+    let p = pair().await;
+    let sender = p.client.clone();
+    let transfer = tokio::spawn(async move {
+        let mut stream = sender.open().await.unwrap();
+        while stream.send.write(vec![0; 1 << 20].into()).await.is_ok() {}
+    });
+    let mut stream = p.server.accept().await.unwrap();
+    for _ in 0..20 {
+        assert!(stream.recv.read(1 << 20).await.unwrap().is_some());
+    }
+    p.client.close("enough");
+    transfer.await.unwrap();
+    let TransportError::Lost(why) = p.server.closed().await else { panic!() };
+    assert!(why.contains("enough"), "{why}");
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_holds_is_closed() {
+    let p = pair().await;
+    let stream = p.client.open().await.unwrap();
+    drop(p.client);
+    assert!(!p.server.is_closed(), "a stream still holds it");
+    drop(stream);
+    let TransportError::Lost(why) = p.server.closed().await else { panic!() };
+    assert!(why.contains("no longer needed"), "{why}");
+}
+
+#[tokio::test]
 async fn a_closed_listener_says_goodbye() {
     let p = pair().await;
     p.listener.close().await;

@@ -1,5 +1,6 @@
 //! TLS and QUIC settings: who is let in, and the windows and timers of a connection.
 
+use super::congestion::Factory;
 use crate::identity::{Credentials, Identity, identity_of};
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -118,7 +119,8 @@ fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX);
     let mut t = TransportConfig::default();
-    t.mtu_discovery_config(Some(mtu))
+    t.congestion_controller_factory(Arc::new(Factory::new()))
+        .mtu_discovery_config(Some(mtu))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
