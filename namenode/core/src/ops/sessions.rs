@@ -53,9 +53,6 @@ pub(crate) fn mutate(
     sequence: u64,
     mutation: &Mutation,
 ) -> Result<Result<MutationReply, ServiceError>, StateError> {
-    if !tx.store.contains(&SessionKey(session))? {
-        return Ok(Err(ServiceError::SessionExpired));
-    }
     if slot >= SESSION_SLOTS {
         return Ok(Err(ServiceError::BadRequest(format!("slot {slot} of {SESSION_SLOTS}"))));
     }
@@ -63,6 +60,8 @@ pub(crate) fn mutate(
     let last = match tx.store.get(&key)? {
         Some(record) if record.sequence == sequence => return Ok(record.reply),
         Some(record) => record.sequence,
+        // Slots go with their session, so it has to be looked for only here.
+        None if !tx.store.contains(&SessionKey(session))? => return Ok(Err(ServiceError::SessionExpired)),
         None => 0,
     };
     if sequence != last.wrapping_add(1) {
