@@ -22,7 +22,9 @@
 //!
 //! **What the client must do**, or the terms below mean nothing. Its leases last for one term after it *sent* the last
 //! request that was answered. Answers and recalls reach it in the order in which the NameNode sent them, so:
-//! - after a recall, no answer extends the lease on that inode any more, until it has acknowledged and kept it;
+//! - after a recall, no answer extends the lease on that inode any more. If the recall lets it keep a shared lease, that
+//!   one is extended again once its `RecallDone` is *answered*: should the acknowledgement come too late, the NameNode has
+//!   ended the whole lease, and the old end of the term has passed at the client before it can hear of it;
 //! - when the term passes, it drops all its leases before it does anything else;
 //! - it drops all its leases before it resumes the session on a new connection, for a recall may have been lost;
 //! - after it gave a lease back, it ignores a grant of that inode in answers to requests that it sent before.

@@ -199,7 +199,7 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let kind = prop_oneof![Just(Read), Just(Write), Just(Unlock)];
-    let set = (1u64..3, 0u64..6, 0u64..BYTES, 1u64..20, kind, any::<bool>()).prop_map(
+    let set = (1u64..3, 0u64..6, 0u64..BYTES, 0u64..16, kind, any::<bool>()).prop_map(
         |(ino, owner, start, length, kind, wait)| Op::Set {
             ino,
             owner,
@@ -216,10 +216,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (1u64..3, 0u64..3).prop_map(|(ino, session)| Op::ReleaseInode { ino, session }),
         1 => (0u64..3).prop_map(|session| Op::ReleaseSession { session }),
     ];
-    prop::collection::vec(op, 1..150)
+    prop::collection::vec(op, 1..300)
 }
 
-const BYTES: u64 = 40;
+const BYTES: u64 = 16;
 
 /// Owners 0..6 of sessions 0..3.
 fn session(owner: u64) -> SessionId {
