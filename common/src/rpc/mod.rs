@@ -11,7 +11,7 @@ pub use client::{Observer, RpcClient, RpcError};
 pub use server::{Peer, Pusher, Replier, Service, serve};
 
 use crate::frame;
-use crate::transport::{RecvStream, TransportError};
+use crate::transport::{RecvStream, TransportError, check_version};
 use crate::wire::WIRE_VERSION;
 use crate::wire::error::ServiceError;
 use bytes::Bytes;
@@ -74,13 +74,7 @@ impl Hello {
 
     /// Whether the peer fits.
     fn check<P: Protocol>(&self) -> Result<(), TransportError> {
-        if self.version != WIRE_VERSION {
-            let older = if self.version > WIRE_VERSION { "this side" } else { "the peer" };
-            return Err(TransportError::Incompatible(format!(
-                "it speaks wire version {}, this side {WIRE_VERSION}: update {older}",
-                self.version
-            )));
-        }
+        check_version(self.version)?;
         if self.protocol != P::NAME {
             return Err(TransportError::Incompatible(format!(
                 "it speaks protocol `{}`, this side `{}`: one of the two has another role than the other thinks",

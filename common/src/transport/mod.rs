@@ -5,6 +5,7 @@
 pub mod quic;
 
 use crate::identity::{Identity, Role};
+use crate::wire::WIRE_VERSION;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -44,6 +45,17 @@ pub enum TransportError {
     /// What arrived is no valid frame.
     #[error("malformed frame: {0}")]
     Malformed(String),
+}
+
+/// Whether a peer of this version can be talked to: no two versions can, as postcard does not describe itself.
+pub(crate) fn check_version(theirs: u16) -> Result<(), TransportError> {
+    if theirs == WIRE_VERSION {
+        return Ok(());
+    }
+    let older = if theirs > WIRE_VERSION { "this side" } else { "the peer" };
+    Err(TransportError::Incompatible(format!(
+        "it speaks wire version {theirs}, this side {WIRE_VERSION}: update {older}"
+    )))
 }
 
 /// Whom a connection must lead to.

@@ -15,6 +15,7 @@ pub(super) const DROPPED: VarInt = VarInt::from_u32(2);
 pub(super) enum Refusal {
     Unreachable(String),
     Untrusted(String),
+    Incompatible(TransportError),
 }
 
 impl Refusal {

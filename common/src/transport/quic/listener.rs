@@ -6,8 +6,9 @@ use super::error::{CLOSED, UNTRUSTED};
 use super::tls;
 use crate::identity::Identity;
 use crate::transport::{Connection, Listener};
+use crate::wire::WIRE_VERSION;
 use async_trait::async_trait;
-use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
+use quinn::{ConnectionError, Endpoint, Incoming};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,8 +25,6 @@ const HANDSHAKES_UNCHECKED: usize = 16;
 const READY_MAX: usize = 64;
 /// How long `close` waits for the peers to have heard of it.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The server's only unidirectional stream carries this, once it has accepted the client.
-const WELCOME: u8 = b'q';
 
 pub(super) struct QuicListener {
     endpoint: Endpoint,
@@ -108,19 +107,19 @@ async fn greet(incoming: Incoming, own: &Identity) -> Result<QuicConnection, Str
         return Err(refuse(format!("you belong to cluster `{}`, not to `{}`", peer.cluster, own.cluster)));
     }
     let mut stream = connection.open_uni().await.map_err(|e| e.to_string())?;
-    stream.write_all(&[WELCOME]).await.map_err(|e| e.to_string())?;
+    stream.write_all(&WIRE_VERSION.to_le_bytes()).await.map_err(|e| e.to_string())?;
     stream.finish().map_err(|e| e.to_string())?;
     Ok(QuicConnection::new(connection, peer))
 }
 
-/// Waits until the server has accepted us, on the client's side.
-pub(super) async fn await_welcome(connection: &quinn::Connection) -> Result<(), ConnectionError> {
+/// Waits until the server has accepted us, on the client's side, and takes the version that it speaks.
+pub(super) async fn await_welcome(connection: &quinn::Connection) -> Result<u16, ConnectionError> {
     let mut stream = connection.accept_uni().await?;
-    let mut byte = [0; 1];
-    match stream.read_exact(&mut byte).await {
-        Ok(()) if byte == [WELCOME] => Ok(()),
-        _ => {
-            connection.close(VarInt::from_u32(0), b"no welcome");
+    let mut version = [0; size_of::<u16>()];
+    match stream.read_exact(&mut version).await {
+        Ok(()) => Ok(u16::from_le_bytes(version)),
+        Err(_) => {
+            connection.close(CLOSED, b"no welcome");
             Err(connection.closed().await)
         }
     }

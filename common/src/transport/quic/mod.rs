@@ -7,9 +7,10 @@
 //! 2. Each side's certificate is verified against the cluster's authority by webpki; the client also asks that
 //!    the server's certificate names `<role>.<cluster>.quarry`, so a DataNode cannot pose as a NameNode ([`tls`]).
 //! 3. Both read the identity from the peer's certificate and compare the cluster, the client also the expected id.
-//! 4. The server opens a stream with one byte. Only then does the client take the connection for good: in TLS 1.3
-//!    a client is done before the server has looked at its certificate, so without this step a refusal would
-//!    surface later as a broken connection, without its reason.
+//! 4. The server opens a stream with its [`WIRE_VERSION`](crate::wire::WIRE_VERSION). Only then does the client take the connection for good:
+//!    in TLS 1.3 a client is done before the server has looked at its certificate, so without this step a refusal
+//!    would surface later as a broken connection, without its reason. It is the version check of connections
+//!    without a long conversation, too.
 
 mod congestion;
 mod connection;
@@ -22,7 +23,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use super::{Connection, Expect, Listener, Transport, TransportError};
+use super::{Connection, Expect, Listener, Transport, TransportError, check_version};
 use crate::identity::{Credentials, Identity};
 use async_trait::async_trait;
 use connection::QuicConnection;
@@ -79,9 +80,13 @@ impl QuicTransport {
                 connection.close(error::UNTRUSTED, b"you are not the one I wanted");
                 return Err(Refusal::Untrusted(why));
             }
-            listener::await_welcome(&connection)
+            let version = listener::await_welcome(&connection)
                 .await
                 .map_err(|e| Refusal::of_handshake(&e, &self.identity.cluster, expect))?;
+            if let Err(e) = check_version(version) {
+                connection.close(error::CLOSED, e.to_string().as_bytes());
+                return Err(Refusal::Incompatible(e));
+            }
             Ok((connection, peer))
         };
         let (connection, peer) = tokio::select! {
@@ -131,6 +136,7 @@ impl Transport for QuicTransport {
             match self.dial(remote, expect).await {
                 Ok(connection) => return Ok(connection),
                 Err(Refusal::Unreachable(reason)) => last = unreachable(reason),
+                Err(Refusal::Incompatible(error)) => return Err(error),
                 Err(Refusal::Untrusted(reason)) => {
                     return Err(TransportError::Untrusted { address: address.to_owned(), reason });
                 }

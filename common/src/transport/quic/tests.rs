@@ -316,6 +316,40 @@ async fn a_wrong_id_is_refused() {
     assert!(client.connect(&address, &with_id("1")).await.is_ok());
 }
 
+/// A server of the cluster that greets in a way of its own.
+async fn server_that_says(paths: &CertPaths, welcome: &'static [u8]) -> String {
+    let tls = tls::Tls::new(&Credentials::load(paths).unwrap()).unwrap();
+    let local = "127.0.0.1:0".parse().unwrap();
+    let endpoint = socket::endpoint(local, tls.restartable_endpoint_config(), Some(tls.server)).unwrap();
+    let address = endpoint.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let connection = incoming.await.unwrap();
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(welcome).await.unwrap();
+            stream.finish().unwrap();
+            connection.closed().await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_version_from_the_future_is_refused_in_clear_words() {
+    let ca = Authority::new("c");
+    let client = ca.transport(Role::Client, "x");
+    let paths = ca.certificate(Role::DataNode, "1");
+    let address = server_that_says(&paths, &[0xff, 0xff]).await;
+    let error = client.connect(&address, &any(Role::DataNode)).await.err().unwrap();
+    assert!(
+        matches!(&error, TransportError::Incompatible(why) if why.contains("update this side")),
+        "{error}"
+    );
+    let address = server_that_says(&paths, &[1]).await;
+    let error = client.connect(&address, &any(Role::DataNode)).await.err().unwrap();
+    assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn where_nobody_listens_is_known_at_once() {
     let ca = Authority::new("c");
