@@ -1,1 +1,20 @@
-//! quarry-datanode
+//! The DataNode: keeps chunks as files, passes them on along the chain, and checks them again and again.
+//!
+//! - `disk`: files behind a trait, with a faulty twin for tests.
+//! - `store`: chunks in data directories. Blocking, knows no network.
+//! - `server`: answers requests, a stream each; `peers` are its connections to other DataNodes.
+//! - `namenode`: registration, heartbeats, reports.
+//! - `background`: the syncer, the scrubber, and who asks for free space.
+
+mod background;
+mod blocking;
+mod config;
+mod disk;
+mod namenode;
+mod peers;
+mod run;
+mod server;
+mod store;
+
+pub use config::DataNodeConfig;
+pub use run::run;

@@ -1,0 +1,63 @@
+//! What a DataNode does without being asked.
+
+use crate::blocking::Blocking;
+use crate::store::Store;
+use quarry_common::ids::{ChunkId, PgId};
+use rand::Rng;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// What was written without waiting for the disk is on it after this time and that of the sync itself.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How often file systems are asked for their free space.
+const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// The scrubber does not look at a chunk more often than this, however few there are.
+const SCRUB_PASS_MIN: Duration = Duration::from_secs(600);
+
+/// Brings to the disk what was written without waiting for it.
+pub(crate) async fn sync(store: Arc<Store>, blocking: Blocking) -> Infallible {
+    loop {
+        sleep(SYNC_INTERVAL).await;
+        let store = store.clone();
+        blocking.run(move || store.sync_waiting()).await;
+    }
+}
+
+/// Keeps the figures about free space fresh.
+pub(crate) async fn watch_space(store: Arc<Store>, blocking: Blocking) -> Infallible {
+    loop {
+        let store = store.clone();
+        blocking.run(move || store.refresh()).await;
+        sleep(SPACE_INTERVAL).await;
+    }
+}
+
+/// Reads and checks every chunk, again and again, at a bounded rate. What is rotten is moved away and reported by the
+/// store. The first pass begins anywhere, so that a node that is often restarted does not always check the same.
+pub(crate) async fn scrub(store: Arc<Store>, blocking: Blocking, bytes_per_second: u64) -> Infallible {
+    if bytes_per_second == 0 {
+        return std::future::pending().await;
+    }
+    let mut at = Some(ChunkId::new(PgId(rand::rng().random_range(0..=ChunkId::MAX_PG.0)), 0));
+    if store.next(at).is_none() {
+        at = None;
+    }
+    let mut pass_began = Instant::now();
+    loop {
+        let Some((id, length)) = store.next(at) else {
+            at = None;
+            sleep_until(pass_began + SCRUB_PASS_MIN).await;
+            pass_began = Instant::now();
+            continue;
+        };
+        at = Some(id);
+        let began = Instant::now();
+        let chunks = store.clone();
+        if let Err(error) = blocking.run(move || chunks.scrub(id)).await {
+            tracing::debug!(%id, %error, "the scrubber could not verify a chunk");
+        }
+        sleep_until(began + Duration::from_secs_f64(f64::from(length) / bytes_per_second as f64)).await;
+    }
+}
