@@ -83,6 +83,7 @@ pub struct Recall {
 }
 
 /// What the shell has to do. Recalls must be pushed before the session is sent any later answer.
+#[must_use = "recalls must be pushed, and those that are ready go ahead"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actions {
     /// To push.

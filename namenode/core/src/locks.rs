@@ -56,11 +56,12 @@ pub enum Outcome {
 }
 
 /// Requests that wait no longer.
+#[must_use = "who waits must be answered"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
     /// They have their locks now.
     pub granted: Vec<Ticket>,
-    /// Their session or the file's last user in it is gone: answer them `Interrupted`.
+    /// They were cancelled, or their session or the file's last user in it is gone.
     pub dropped: Vec<Ticket>,
 }
 
@@ -158,23 +159,39 @@ impl LockTable {
 
     /// Takes in a lock that a resumed session says it holds. `false`: another has taken a conflicting one meanwhile, or
     /// there is no room; the client has lost the lock.
-    pub fn restore(&mut self, session: SessionId, ino: Ino, lock: &Lock) -> bool {
-        lock.kind != LockKind::Unlock && self.set(session, ino, lock, false).is_ok()
+    pub fn restore(&mut self, session: SessionId, ino: Ino, lock: &Lock) -> (bool, Woken) {
+        if lock.kind == LockKind::Unlock {
+            return (false, Woken::default());
+        }
+        match self.set(session, ino, lock, false) {
+            Ok((_, woken)) => (true, woken),
+            Err(_) => (false, Woken::default()),
+        }
     }
 
-    /// Ends the waiting of one request, because its time is up. `false` if it does not wait any more.
-    pub fn cancel(&mut self, ticket: Ticket) -> (bool, Woken) {
-        match self.queues.remove(ticket) {
-            Some(waiter) => (true, self.serve(waiter.ino)),
-            None => (false, Woken::default()),
+    /// Ends the waiting of requests, because their time is up or nobody waits for the answer any more: those that did
+    /// wait are `dropped`. None of them is granted by the others' going.
+    pub fn cancel(&mut self, tickets: &[Ticket]) -> Woken {
+        let mut dropped = Vec::new();
+        let mut inos = BTreeSet::new();
+        for ticket in tickets {
+            if let Some(waiter) = self.queues.remove(*ticket) {
+                dropped.push(*ticket);
+                inos.insert(waiter.ino);
+            }
         }
+        let mut woken = Woken { dropped, ..Woken::default() };
+        for ino in inos {
+            woken.add(self.serve(ino));
+        }
+        woken
     }
 
     /// Ends the waiting of an owner on a file, because its process was interrupted: its requests are `dropped`.
     pub fn cancel_owner(&mut self, session: SessionId, ino: Ino, owner: u64) -> Woken {
         let owner = Owner { session, owner };
         let dropped = self.queues.of_owner_on(owner, ino);
-        self.drop_waiters(dropped)
+        self.cancel(&dropped)
     }
 
     /// Frees what an owner has and wants on a file, as `close` does.
@@ -188,7 +205,7 @@ impl LockTable {
 
     /// Frees what all owners of a session have and want on a file: nobody in the session has it open any more.
     pub fn release_inode(&mut self, session: SessionId, ino: Ino) -> Woken {
-        let mut woken = self.drop_waiters(self.queues.of_session_on(session, ino));
+        let mut woken = self.cancel(&self.queues.of_session_on(session, ino));
         let owners: BTreeSet<_> = match self.held.get(&ino) {
             Some(held) => held.iter().map(|h| h.owner).filter(|o| o.session == session).collect(),
             None => return woken,
@@ -202,7 +219,7 @@ impl LockTable {
 
     /// Frees what a session has and wants.
     pub fn release_session(&mut self, session: SessionId) -> Woken {
-        let mut woken = self.drop_waiters(self.queues.of_session(session));
+        let mut woken = self.cancel(&self.queues.of_session(session));
         let range = Owner { session, owner: 0 }..=Owner { session, owner: u64::MAX };
         let held: Vec<(Owner, Ino)> = self
             .owners
@@ -296,18 +313,6 @@ impl LockTable {
         } else {
             inos.insert(ino, after);
         }
-    }
-
-    fn drop_waiters(&mut self, tickets: Vec<Ticket>) -> Woken {
-        let mut inos = BTreeSet::new();
-        for ticket in &tickets {
-            inos.extend(self.queues.remove(*ticket).map(|w| w.ino));
-        }
-        let mut woken = Woken { dropped: tickets, ..Woken::default() };
-        for ino in inos {
-            woken.add(self.serve(ino));
-        }
-        woken
     }
 
     /// After an owner got a lock: its other requests are no longer polite, wherever they wait.

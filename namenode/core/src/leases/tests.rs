@@ -49,7 +49,7 @@ fn readers_share_and_a_writer_excludes() {
     assert_eq!(grant(&mut t, 0, A, FILE, Shared), Ok(()));
     assert_eq!(grant(&mut t, 0, B, FILE, Shared), Ok(()));
     assert_eq!(grant(&mut t, 0, B, FILE, Exclusive), Err(Refusal::Held));
-    t.give_back(A, &[FILE]);
+    assert_eq!(t.give_back(A, &[FILE]), Actions::default());
     assert_eq!(grant(&mut t, 0, B, FILE, Exclusive), Ok(()));
     assert_eq!(grant(&mut t, 0, B, FILE, Shared), Ok(()));
     assert_eq!(t.holders(FILE).collect::<Vec<_>>(), [(B, Exclusive)]);
@@ -108,11 +108,11 @@ fn a_change_after_a_look_recalls_the_rest() {
 fn a_silent_holder_is_waited_for_until_its_term_ends() {
     let mut t = table();
     assert_eq!(grant(&mut t, 0, A, FILE, Shared), Ok(()));
-    t.renew(1_000, A);
+    assert_eq!(t.renew(1_000, A), Actions::default());
     let (ticket, _) = acquire(&mut t, 1_500, B, FILE, Access::Write);
     assert_eq!(t.next_deadline(), Some(1_000 + END));
     // It lives but does not answer the recall: that must not take longer.
-    t.renew(3_000, A);
+    assert_eq!(t.renew(3_000, A), Actions::default());
     assert_eq!(t.tick(999 + END), Actions::default());
     let actions = t.tick(1_000 + END);
     assert_eq!((actions.ready, actions.broken), (vec![ticket], vec![(A, FILE)]));
@@ -123,7 +123,7 @@ fn a_silent_holder_is_waited_for_until_its_term_ends() {
 fn a_lease_that_ran_out_is_in_nobodys_way() {
     let mut t = table();
     assert_eq!(grant(&mut t, 0, A, FILE, Exclusive), Ok(()));
-    t.renew(END, B);
+    assert_eq!(t.renew(END, B), Actions::default());
     let (ticket, actions) = acquire(&mut t, END, B, FILE, Access::Write);
     assert_eq!(actions, Actions { ready: vec![ticket], broken: vec![(A, FILE)], ..Actions::default() });
     t.done(ticket);
@@ -195,7 +195,7 @@ fn no_lease_is_granted_while_its_recall_is_under_way() {
 #[test]
 fn sessions_from_before_the_start_are_waited_for() {
     let mut t = LeaseTable::new(LeaseConfig::default(), 0, [A, B]);
-    t.renew(0, C);
+    assert_eq!(t.renew(0, C), Actions::default());
     let (of_c, actions) = acquire(&mut t, 0, C, FILE, Access::Read);
     assert_eq!(actions, Actions::default());
     assert_eq!(grant(&mut t, 0, C, FILE, Shared), Err(Refusal::Starting));
@@ -215,7 +215,7 @@ fn sessions_from_before_the_start_are_waited_for() {
 fn the_oldest_leases_make_room() {
     let config = LeaseConfig { budget: 16, ..LeaseConfig::default() };
     let mut t = LeaseTable::new(config, 0, []);
-    t.renew(0, A);
+    assert_eq!(t.renew(0, A), Actions::default());
     for n in 0..13 {
         assert_eq!(grant(&mut t, 0, A, Ino(n), Shared), Ok(()));
     }

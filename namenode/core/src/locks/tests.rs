@@ -140,11 +140,22 @@ fn a_cancelled_waiter_frees_those_behind_it() {
     assert_eq!(set(&mut t, 1, 0, 9, Read), DONE);
     let writer = wait(&mut t, 2, FILE, &lock(1, 0, 9, Write));
     let reader = wait(&mut t, 3, FILE, &lock(1, 0, 9, Read));
-    assert_eq!(t.cancel(writer), (true, Woken { granted: vec![reader], dropped: vec![] }));
-    assert_eq!(t.cancel(writer), (false, Woken::default()));
+    assert_eq!(t.cancel(&[writer]), Woken { granted: vec![reader], dropped: vec![writer] });
+    assert_eq!(t.cancel(&[writer]), Woken::default());
     let again = wait(&mut t, 2, FILE, &lock(1, 0, 9, Write));
     assert_eq!(t.cancel_owner(SessionId(2), Ino(6), 1), Woken::default());
     assert_eq!(t.cancel_owner(SessionId(2), FILE, 1).dropped, [again]);
+}
+
+#[test]
+fn requests_cancelled_together_are_not_granted() {
+    let mut t = LockTable::new();
+    assert_eq!(set(&mut t, 1, 0, 9, Read), DONE);
+    let writer = wait(&mut t, 2, FILE, &lock(1, 0, 9, Write));
+    let reader = wait(&mut t, 2, FILE, &lock(2, 0, 9, Read));
+    let both = vec![writer, reader];
+    assert_eq!(t.cancel(&both), Woken { granted: vec![], dropped: both });
+    assert_eq!(t.count(SessionId(2)), 0);
 }
 
 #[test]
@@ -162,10 +173,14 @@ fn closing_frees_locks_and_waiters() {
 #[test]
 fn a_resumed_session_gets_its_locks_unless_they_are_taken() {
     let mut t = LockTable::new();
-    assert!(t.restore(SessionId(1), FILE, &lock(1, 0, 9, Write)));
-    assert!(t.restore(SessionId(1), FILE, &lock(1, 0, 9, Write)));
-    assert!(!t.restore(SessionId(2), FILE, &lock(1, 9, 9, Read)));
-    assert_eq!(t.total(), 1);
+    let mut restore = |session, lock| t.restore(SessionId(session), FILE, &lock);
+    assert_eq!(restore(1, lock(1, 0, 9, Write)), (true, Woken::default()));
+    assert_eq!(restore(1, lock(1, 0, 9, Write)), (true, Woken::default()));
+    assert_eq!(restore(2, lock(1, 9, 9, Read)), (false, Woken::default()));
+    // Weakened while the connection was away: somebody waited for that.
+    let reader = wait(&mut t, 2, FILE, &lock(1, 9, 9, Read));
+    let (held, woken) = t.restore(SessionId(1), FILE, &lock(1, 0, 9, Read));
+    assert_eq!((held, woken.granted), (true, vec![reader]));
 }
 
 #[test]
@@ -173,7 +188,7 @@ fn limits_are_told_as_no_locks() {
     let mut t = LockTable::new();
     for n in 0..SESSION_LOCKS_MAX as u64 {
         // One inode each: many locks of one inode would make this test slow.
-        t.set(SessionId(1), Ino(n), &lock(1, 0, 9, Write), false).expect("below the limit");
+        assert_eq!(t.set(SessionId(1), Ino(n), &lock(1, 0, 9, Write), false).map(|r| r.0), DONE);
     }
     assert_eq!(t.set(SessionId(1), Ino(1 << 40), &lock(1, 0, 9, Write), false), Err(FsError::NoLocks));
     // An unlock that splits a lock needs one more as well; one that does not split always works.
@@ -184,8 +199,8 @@ fn limits_are_told_as_no_locks() {
         .filter(|ok| *ok)
         .count();
     assert_eq!(waits, SESSION_WAITING_MAX);
-    t.release_session(SessionId(1));
-    assert_eq!(t.count(SessionId(2)), SESSION_WAITING_MAX);
+    let woken = t.release_session(SessionId(1));
+    assert_eq!((woken.granted.len(), t.count(SessionId(2))), (SESSION_WAITING_MAX, SESSION_WAITING_MAX));
 }
 
 #[derive(Clone, Debug)]
@@ -382,7 +397,9 @@ proptest! {
             prop_assert_eq!(table.waiting(), model.waiting.len());
         }
         for s in 0..3 {
-            table.release_session(SessionId(s));
+            let woken = table.release_session(SessionId(s));
+            model.release(|_, o| o / 2 == s);
+            model.take_in(woken);
         }
         prop_assert_eq!((table.total(), table.held.len(), table.owners.len(), table.waiting()), (0, 0, 0, 0));
     }
