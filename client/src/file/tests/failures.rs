@@ -1,0 +1,92 @@
+//! Errors reach every handle once, and nothing hangs or leaks.
+
+use super::cluster::{Cluster, Faults, Mount, pattern, read, small};
+use quarry_common::wire::error::FsError;
+use std::sync::atomic::Ordering;
+
+#[tokio::test]
+async fn a_full_cluster_is_reported_to_every_handle_and_frees_the_buffer() {
+    let cluster = Cluster::new(1, Faults::default());
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let (writer, other) = (mount.open(ino), mount.open(ino));
+    writer.write(0, pattern(1, 1000), false).await.unwrap();
+    writer.flush().await.unwrap();
+    cluster.full.store(true, Ordering::Relaxed);
+    writer.write(500, pattern(2, 1000), false).await.unwrap();
+    assert_eq!(writer.fsync().await, Err(FsError::NoSpace));
+    assert_eq!(writer.fsync().await, Ok(()));
+    assert_eq!(other.flush().await, Err(FsError::NoSpace));
+    assert_eq!(other.flush().await, Ok(()));
+    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(read(&writer, 0, 2000).await.unwrap(), pattern(1, 1000));
+    assert_eq!(mount.stat(ino).size, 1000);
+
+    // A writer that does not stop learns it from write itself, however small the buffer is.
+    let mut failed = false;
+    for i in 0..100 {
+        failed |= writer.write(i << 20, pattern(i, 1 << 20), false).await == Err(FsError::NoSpace);
+    }
+    assert!(failed);
+    cluster.full.store(false, Ordering::Relaxed);
+    let _ = writer.flush().await;
+    writer.write(0, pattern(3, 1000), false).await.unwrap();
+    assert_eq!(writer.fsync().await, Ok(()));
+    assert_eq!(read(&writer, 0, 1000).await.unwrap(), pattern(3, 1000));
+    assert_eq!(mount.files.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_saw_waits_for_the_next_opener() {
+    let cluster = Cluster::new(1, Faults::default());
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let keeps_it_alive = mount.open(ino);
+    let writer = mount.open(ino);
+    cluster.broken.store(true, Ordering::Relaxed);
+    writer.write(0, pattern(1, 1000), false).await.unwrap();
+    drop(writer);
+    mount.files.flush_all().await;
+    let next = mount.open(ino);
+    assert_eq!(next.flush().await, Err(FsError::Stale));
+    assert_eq!(keeps_it_alive.fsync().await, Err(FsError::Stale));
+    assert_eq!(mount.open(ino).flush().await, Ok(()));
+}
+
+#[tokio::test]
+async fn chunks_that_must_be_written_again_are() {
+    let faults = Faults { rewrite: 50, window_changed: 50, gone: 2 };
+    let cluster = Cluster::new(7, faults);
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let file = mount.open(ino);
+    let mut model = vec![0; 3 << 20];
+    for i in 0..60u64 {
+        let at = (i * 1_234_567) % (2 << 20);
+        let data = pattern(i, 5000);
+        model[at as usize..at as usize + 5000].copy_from_slice(&data);
+        file.write(at, data, false).await.unwrap();
+        if i % 2 == 0 {
+            file.flush().await.unwrap();
+        }
+    }
+    file.fsync().await.unwrap();
+    assert_eq!(cluster.volatile_chunks(ino), 0);
+    cluster.check(ino);
+    model.truncate(mount.stat(ino).size as usize);
+    // Another mount has nothing in its caches.
+    let other = Mount::new(&cluster, small());
+    assert_eq!(read(&other.open(ino), 0, 3 << 20).await.unwrap(), model);
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_lost_is_an_error_not_a_hang() {
+    let cluster = Cluster::new(1, Faults { gone: 100, ..Faults::default() });
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let file = mount.open(ino);
+    file.write(0, pattern(1, 1000), false).await.unwrap();
+    file.flush().await.unwrap();
+    let other = Mount::new(&cluster, small());
+    assert_eq!(other.open(ino).read(0, 10).await, Err(FsError::Io));
+}

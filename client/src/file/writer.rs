@@ -1,0 +1,226 @@
+//! Writes into the buffer, and waiting until they are in the cluster.
+
+use super::extents::EXTENT_OVERHEAD;
+use super::files::FLUSH_AFTER;
+use super::flusher;
+use super::inode::{Inode, State};
+use super::resolve::WINDOW;
+use bytes::Bytes;
+use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
+use quarry_common::wire::error::FsError;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
+const RUN_MIN: u32 = 256 << 10;
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Position {
+    At(u64),
+    /// Behind the last byte.
+    End,
+}
+
+impl Inode {
+    /// Puts bytes into the buffer, waiting for memory if it is full. Returns where they went.
+    ///
+    /// # Errors
+    /// `FileTooLarge`.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        position: Position,
+        mut data: Bytes,
+        kill_suidgid: bool,
+    ) -> Result<u64, FsError> {
+        if data.is_empty() {
+            return Ok(match position {
+                Position::At(at) => at,
+                Position::End => self.state().size(),
+            });
+        }
+        let mut first = None;
+        let mut next = position;
+        loop {
+            let piece = data.split_to(data.len().min(self.piece_max()));
+            let length = piece.len() as u64;
+            let at = self.write_piece(next, piece, kill_suidgid).await?;
+            first.get_or_insert(at);
+            if data.is_empty() {
+                return Ok(first.unwrap_or(at));
+            }
+            next = Position::At(at + length);
+        }
+    }
+
+    /// Bytes that are written at once: as the kernel writes at most 1 MiB, all of it in an ordinary mount.
+    fn piece_max(&self) -> usize {
+        let overhead = 4 * EXTENT_OVERHEAD;
+        (self.files.budget.write_max().saturating_sub(overhead)).clamp(1, CHUNK_SIZE as usize)
+    }
+
+    async fn write_piece(
+        self: &Arc<Self>,
+        position: Position,
+        data: Bytes,
+        kill: bool,
+    ) -> Result<u64, FsError> {
+        let budget = &self.files.budget;
+        // Two windows, and in each one extent that may split another: the rest is given back.
+        let taken = data.len() + 4 * EXTENT_OVERHEAD;
+        if !budget.try_take(taken) {
+            budget.take(taken, || self.files.start_flush()).await?;
+        }
+        let held = Held { inode: self, bytes: taken };
+        let _gate = self.gate.read().await;
+        let (at, work) = {
+            let mut state = self.state();
+            let at = match position {
+                Position::At(at) => at,
+                Position::End => state.size(),
+            };
+            if at.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
+                return Err(FsError::FileTooLarge);
+            }
+            if state.dirty.is_empty() {
+                self.files.keep(self);
+            }
+            let grown = state.put(at, data);
+            state.written_at = self.files.clock.now();
+            if kill {
+                state.kill_at = Some(state.sequence);
+            }
+            held.settle(grown);
+            if budget.is_short() {
+                state.flush_to = state.sequence;
+            }
+            (at, !state.complete.is_empty() || budget.is_short())
+        };
+        if work {
+            self.wake_flusher();
+        }
+        if budget.half_reached() {
+            self.files.start_flush();
+        }
+        Ok(at)
+    }
+
+    /// Begins to send every write up to `sequence`.
+    pub(crate) fn start_flush(self: &Arc<Self>, sequence: u64, durable: bool) {
+        {
+            let mut state = self.state();
+            state.flush_to = state.flush_to.max(sequence);
+            if durable {
+                state.durable_to = state.durable_to.max(sequence);
+            }
+        }
+        self.wake_flusher();
+    }
+
+    /// Sends what is dirty now and waits until it is committed, or dropped with an error on record.
+    pub(crate) async fn flush(self: &Arc<Self>, durable: bool) {
+        let sequence = {
+            let state = self.state();
+            if state.dirty.is_empty() {
+                return;
+            }
+            state.sequence
+        };
+        self.start_flush(sequence, durable);
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if !self.state().is_dirty_to(sequence) {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until everything that was written through this mount is committed and on the disks.
+    ///
+    /// # Errors
+    /// When chunks cannot be synced. Errors of the data themselves are on record.
+    pub(crate) async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
+        self.flush(true).await;
+        let files = &self.files;
+        files.unsynced.sync(self.ino, &*files.meta, &*files.io).await
+    }
+
+    /// Begins to send writes that have waited long enough.
+    pub(crate) fn flush_aged(self: &Arc<Self>) {
+        let aged = |state: &State| {
+            let old = |since: &Instant| since.elapsed() >= FLUSH_AFTER;
+            state.dirty.values().any(|w| w.first.is_some_and(|(_, since)| old(&since)))
+        };
+        let sequence = {
+            let state = self.state();
+            if !aged(&state) {
+                return;
+            }
+            state.sequence
+        };
+        self.start_flush(sequence, false);
+    }
+
+    fn wake_flusher(self: &Arc<Self>) {
+        let start = {
+            let mut state = self.state();
+            !state.dirty.is_empty() && !std::mem::replace(&mut state.flushing, true)
+        };
+        if start {
+            self.files.runtime.spawn(flusher::run(Arc::clone(self)));
+        } else {
+            self.work.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Puts bytes into the dirty windows. Returns by how much their charge grew, which may be less than nothing.
+    fn put(&mut self, at: u64, mut data: Bytes) -> isize {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        let mut grown = 0;
+        let mut at = at;
+        while !data.is_empty() {
+            let (index, start) = (at / CHUNK_SIZE, (at % CHUNK_SIZE) as u32);
+            let piece = data.split_to(data.len().min((WINDOW - start) as usize));
+            at += piece.len() as u64;
+            let end = start + piece.len() as u32;
+            let window = self.dirty.entry(index).or_default();
+            let (cost, bytes) = (window.active.cost(), window.active.bytes());
+            window.active.write(start, piece);
+            window.first.get_or_insert_with(|| (sequence, Instant::now()));
+            grown += window.active.cost() as isize - cost as isize;
+            self.dirty_bytes = self.dirty_bytes + window.active.bytes() as u64 - bytes as u64;
+            let ends = end == WINDOW && WINDOW - window.active.last_run_start() >= RUN_MIN;
+            if ends || window.active.bytes() == WINDOW as usize {
+                self.complete.insert(index);
+            }
+        }
+        grown
+    }
+}
+
+/// Memory that was taken for a write that has not happened yet; given back if it does not.
+struct Held<'a> {
+    inode: &'a Inode,
+    bytes: usize,
+}
+
+impl Held<'_> {
+    /// The write happened and keeps this much.
+    fn settle(mut self, grown: isize) {
+        let left = self.bytes as isize - grown;
+        debug_assert!(left >= 0, "a write takes {} and grows by {grown}", self.bytes);
+        self.bytes = left.unsigned_abs();
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.inode.files.budget.give(self.bytes);
+    }
+}
