@@ -136,9 +136,7 @@ impl Mount {
 fn report_mounted() {
     let mut out = std::io::stdout();
     let told = out.write_all(MOUNTED.as_bytes()).and_then(|()| out.flush());
-    let silenced =
-        std::fs::File::options().write(true).open("/dev/null").map_err(rustix::io::Errno::from_io_error);
-    if let Ok(null) = silenced {
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(null);
     }
     if let Err(error) = told {
