@@ -1,0 +1,93 @@
+//! The cluster as a whole, and where the data of a file is.
+
+use super::FileSystem;
+use crate::meta::unexpected;
+use crate::traits::Meta;
+use crate::transfer::ask_placement;
+use quarry_common::ids::{ChunkId, Ino, WindowIndex};
+use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
+use quarry_common::wire::session::{Reply, Request};
+
+impl FileSystem {
+    /// Capacity and usage.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn statfs(&self) -> Result<StatFs, FsError> {
+        match self.0.meta.query(Query::StatFs).await? {
+            QueryReply::StatFs(stat) => Ok(stat),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How the cluster is.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, FsError> {
+        match self.0.session.ask(Request::ClusterStatus).await? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// All nodes and placement groups.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn placement(&self) -> Result<Placement, FsError> {
+        ask_placement(&self.0.session).await
+    }
+
+    /// The committed data of a file: attributes, and the windows from `first` on that have any, of `count`.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn layout(
+        &self,
+        ino: Ino,
+        first: WindowIndex,
+        count: u32,
+    ) -> Result<(Attr, Vec<Window>), FsError> {
+        match self.0.meta.query(Query::Layout { ino, first, count }).await? {
+            QueryReply::Layout { attr, windows } => Ok((attr, windows)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the NameNode knows of chunks; absent ones are left out.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn chunks(&self, ids: Vec<ChunkId>) -> Result<Vec<ChunkInfo>, FsError> {
+        match self.0.meta.query(Query::Chunks { ids }).await? {
+            QueryReply::Chunks(chunks) => Ok(chunks),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts a check of the metadata against the data, or joins the one that runs.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn fsck_start(&self, options: FsckOptions) -> Result<FsckProgress, FsError> {
+        self.fsck(Request::FsckStart(options)).await
+    }
+
+    /// How far a check is.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn fsck_poll(&self, run: u64) -> Result<FsckProgress, FsError> {
+        self.fsck(Request::FsckPoll { run }).await
+    }
+
+    async fn fsck(&self, request: Request) -> Result<FsckProgress, FsError> {
+        match self.0.session.ask(request).await? {
+            Reply::Fsck(progress) => Ok(progress),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The facade: every operation of a file system, as the kernel would ask for it.
+
+mod cluster;
+mod locks;
+mod names;
+mod open;
+
+use crate::config::ClientConfig;
+use crate::error::ClientError;
+use crate::file::{Files, FilesConfig};
+use crate::meta::Metadata;
+use crate::session::{Events, Session};
+use crate::transfer::{PlacementCache, Transfer, follow};
+use quarry_common::clock::SystemClock;
+use quarry_common::transport::Transport;
+use quarry_common::wire::session::{LeaseGrant, Push};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A file system that is connected to its cluster. Clones are the same one.
+///
+/// Operations wait for a cluster that is away, unless the configuration says for how long. To give up earlier, drop the
+/// future: nothing is left half done, and a change that was under way happens completely or not at all.
+///
+/// Attributes that are returned include what was written through this file system and is not yet in the cluster.
+#[derive(Clone)]
+pub struct FileSystem(Arc<Inner>);
+
+struct Inner {
+    session: Arc<Session>,
+    meta: Arc<Metadata>,
+    files: Arc<Files>,
+    placement: Arc<PlacementCache>,
+}
+
+/// What the session tells, to whom it matters.
+struct Hub {
+    placement: Arc<PlacementCache>,
+}
+
+impl Events for Hub {
+    fn answered(&self, _leases: &[LeaseGrant], _sent_at: Instant) {}
+
+    fn push(&self, push: Push) {
+        match push {
+            Push::PlacementChanged { version } => self.placement.announce(version),
+            Push::Recall { .. } => {}
+        }
+    }
+
+    fn disconnected(&self) {
+        self.placement.distrust();
+    }
+}
+
+impl FileSystem {
+    /// Connects to the cluster. Must be called within a tokio runtime, which will run the background work.
+    ///
+    /// # Errors
+    /// When the NameNode refuses this client, or is away and the configuration limits the wait.
+    pub async fn connect(config: ClientConfig, transport: Arc<dyn Transport>) -> Result<Self, ClientError> {
+        config.check()?;
+        let files_config = FilesConfig {
+            cache_bytes: config.cache_bytes,
+            write_buffer_bytes: config.write_buffer_bytes,
+            prefetch_bytes: config.prefetch_bytes,
+            ..FilesConfig::default()
+        };
+        let placement = PlacementCache::new();
+        let hub = Arc::new(Hub { placement: placement.clone() });
+        let session = Arc::new(Session::open(config, transport, hub).await?);
+        tokio::spawn(follow(placement.clone(), Arc::downgrade(&session)));
+        let meta = Arc::new(Metadata::new(session.clone()));
+        let transfer = Arc::new(Transfer::new(session.clone(), placement.clone()));
+        let opens = session.opens().clone();
+        let closed = Box::new(move |ino| opens.leave(ino));
+        let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
+        Ok(Self(Arc::new(Inner { session, meta, files, placement })))
+    }
+
+    /// Sends what is not yet in the cluster, waits until it is on the disks, and ends the session.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.0.files.shutdown().await {
+            tracing::error!(%error, "not everything that was written is in the cluster");
+        }
+        self.0.session.close().await;
+    }
+}

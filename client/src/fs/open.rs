@@ -1,0 +1,96 @@
+//! Opening files.
+
+use super::FileSystem;
+use crate::file::{OpenFile, OpenMode};
+use crate::meta::unexpected;
+use crate::traits::MutateError;
+use quarry_common::ids::Ino;
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{Attr, Caller, FileKind, Mutation, MutationReply, NewNode, SetAttr};
+use quarry_common::wire::session::{Reply, Request};
+use std::sync::Arc;
+
+impl FileSystem {
+    /// Opens a file. What any mount had written when it closed the file is seen by the new handle, and the file lives
+    /// until the handle is released, also without a name.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone, `IsDir` and `Invalid` when it is no regular file.
+    pub async fn open(&self, ino: Ino, mode: OpenMode) -> Result<Arc<OpenFile>, FsError> {
+        let opened = self.0.session.opens().enter(ino).await;
+        let attr = self.register(ino).await?;
+        match attr.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(FsError::IsDir),
+            _ => return Err(FsError::Invalid),
+        }
+        let file = self.0.files.open(&attr, mode);
+        opened.keep();
+        if mode.truncate {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.0.files.setattr(ino, set, true).await?;
+        }
+        Ok(file)
+    }
+
+    /// Makes a file and opens it.
+    ///
+    /// # Errors
+    /// `Exists`, and those of the NameNode.
+    pub async fn create_open(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        umask: u16,
+        caller: Caller,
+        open: OpenMode,
+    ) -> Result<(Attr, Arc<OpenFile>), FsError> {
+        let node = NewNode::File { open: true };
+        let mutation = Mutation::Create { parent, name: name.into(), node, mode, umask, caller };
+        let opens = self.0.session.opens().clone();
+        let connections = self.0.session.connections();
+        let made = self.0.session.mutate(mutation, move |result| match result {
+            // Counted here, so that it is closed again if the caller has given up.
+            Ok(MutationReply::Attr(attr)) => {
+                let opened = opens.enter_new(attr.ino);
+                Ok((attr, opened))
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(MutateError::Fs(error)) => Err(error),
+            Err(other) => Err(unexpected(&other)),
+        });
+        let (attr, opened) = made.await??;
+        if self.0.session.connections() != connections {
+            // The NameNode may have restarted between the creation and its answer, and forgotten who opened it.
+            self.register(attr.ino).await?;
+        }
+        let file = self.0.files.open(&attr, open);
+        opened.keep();
+        Ok((attr, file))
+    }
+
+    /// copy_file_range(2): copies by reference. Returns how many bytes were copied.
+    ///
+    /// # Errors
+    /// Those of the NameNode; `NotSupported` where the bytes themselves must be copied.
+    pub async fn copy_file_range(
+        &self,
+        from: &OpenFile,
+        from_offset: u64,
+        to: &OpenFile,
+        to_offset: u64,
+        length: u64,
+        kill_suidgid: bool,
+    ) -> Result<u64, FsError> {
+        to.copy_from(from, from_offset, to_offset, length, kill_suidgid).await
+    }
+
+    /// Tells the NameNode that the inode is open, and gets its attributes.
+    async fn register(&self, ino: Ino) -> Result<Attr, FsError> {
+        match self.0.session.ask(Request::Open { ino }).await? {
+            Reply::Attr(attr) => Ok(attr),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

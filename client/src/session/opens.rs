@@ -1,0 +1,166 @@
+//! Which inodes the mount has open, counted, and telling the NameNode when the last handle has gone.
+//!
+//! ```text
+//!   enter   count 0 -> 1, before the NameNode is asked: a request that got lost may have arrived
+//!   leave   count 1 -> 0: the inode waits to be closed; an enter meanwhile takes it back
+//!   take    a batch is on its way; who wants to open one of its inodes waits, or the two could overtake each other
+//!   closed  the batch was answered
+//! ```
+
+use quarry_common::ids::Ino;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Inodes in one request to close.
+const BATCH: usize = 1024;
+
+/// The table.
+#[derive(Default)]
+pub(crate) struct Opens {
+    table: Mutex<Table>,
+    /// There is something to close.
+    pub(crate) work: Notify,
+    /// A batch was answered.
+    answered: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<Ino, usize>,
+    to_close: BTreeSet<Ino>,
+    closing: HashSet<Ino>,
+}
+
+/// One count of an inode. Dropped, it is taken back.
+pub(crate) struct Opened {
+    opens: Arc<Opens>,
+    ino: Ino,
+    kept: bool,
+}
+
+impl Opens {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a handle.
+    pub(crate) async fn enter(self: &Arc<Self>, ino: Ino) -> Opened {
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            if let Some(opened) = self.try_enter(ino) {
+                return opened;
+            }
+            answered.await;
+        }
+    }
+
+    /// Counts a handle of an inode that was just made, so that it cannot be on its way to be closed.
+    pub(crate) fn enter_new(self: &Arc<Self>, ino: Ino) -> Opened {
+        *self.table().open.entry(ino).or_default() += 1;
+        Opened { opens: self.clone(), ino, kept: false }
+    }
+
+    fn try_enter(self: &Arc<Self>, ino: Ino) -> Option<Opened> {
+        let mut table = self.table();
+        if table.closing.contains(&ino) {
+            return None;
+        }
+        table.to_close.remove(&ino);
+        *table.open.entry(ino).or_default() += 1;
+        Some(Opened { opens: self.clone(), ino, kept: false })
+    }
+
+    /// A handle has gone.
+    pub(crate) fn leave(&self, ino: Ino) {
+        let mut table = self.table();
+        let Some(count) = table.open.get_mut(&ino) else { return };
+        *count -= 1;
+        if *count == 0 {
+            table.open.remove(&ino);
+            table.to_close.insert(ino);
+            self.work.notify_one();
+        }
+    }
+
+    /// Inodes that have handles.
+    pub(crate) fn all(&self) -> Vec<Ino> {
+        let mut all: Vec<Ino> = self.table().open.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The next inodes to close; empty when there are none.
+    pub(crate) fn take(&self) -> Vec<Ino> {
+        let mut table = self.table();
+        let mut batch = Vec::new();
+        while batch.len() < BATCH
+            && let Some(ino) = table.to_close.pop_first()
+        {
+            table.closing.insert(ino);
+            batch.push(ino);
+        }
+        batch
+    }
+
+    /// They are closed.
+    pub(crate) fn closed(&self, batch: &[Ino]) {
+        let mut table = self.table();
+        for ino in batch {
+            table.closing.remove(ino);
+        }
+        drop(table);
+        self.answered.notify_waiters();
+    }
+}
+
+impl Opened {
+    /// From now on somebody else calls [`Opens::leave`].
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.opens.leave(self.ino);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_handle_closes_and_a_new_one_takes_it_back() {
+        let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
+        let (a, b) = (opens.enter(ino).await, opens.enter(ino).await);
+        drop(a);
+        assert!(opens.take().is_empty());
+        drop(b);
+        let again = opens.enter(ino).await;
+        assert!(opens.take().is_empty());
+        assert_eq!(opens.all(), [ino]);
+        again.keep();
+        opens.leave(ino);
+        assert_eq!(opens.take(), [ino]);
+        assert!(opens.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_open_waits_for_a_close_on_its_way() {
+        let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
+        drop(opens.enter(ino).await);
+        let batch = opens.take();
+        let open = opens.enter(ino);
+        tokio::pin!(open);
+        assert!(futures::poll!(&mut open).is_pending());
+        opens.closed(&batch);
+        open.await.keep();
+        assert_eq!(opens.all(), [ino]);
+    }
+}

@@ -1,0 +1,58 @@
+//! The seam between files and the cluster: what [`file`](crate::file) needs, and nothing of how it is done.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quarry_common::ids::{ChunkId, Ino};
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{Mutation, MutationReply, NewChunk, Query, QueryReply};
+
+/// Why a mutation was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MutateError {
+    /// The operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A chunk of a commit is not held by all who must: put its data again as a new chunk.
+    #[error("chunk {chunk} must be written again: {reason}")]
+    RewriteChunk {
+        /// Which.
+        chunk: ChunkId,
+        /// For the log.
+        reason: String,
+    },
+    /// The window that a commit replaces is no longer the one that was read.
+    #[error("the window changed meanwhile")]
+    WindowChanged,
+}
+
+/// Why a chunk cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GetError {
+    /// Every member says that it is not there: the layout that named it is old, read it again.
+    #[error("no member has the chunk")]
+    Gone,
+    /// The operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+/// Metadata: waits for a cluster that is away.
+#[async_trait]
+pub(crate) trait Meta: Send + Sync {
+    /// Asks the NameNode.
+    async fn query(&self, query: Query) -> Result<QueryReply, FsError>;
+    /// Changes the namespace, exactly once. A caller that gives up does not stop it.
+    async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError>;
+}
+
+/// Chunks: waits for a cluster that is away.
+#[async_trait]
+pub(crate) trait ChunkIo: Send + Sync {
+    /// Writes 1 byte to 2 MiB as a new chunk of the file's replication policy. When it returns, all members of the
+    /// chunk's group hold it; on disk if `durable`.
+    async fn put(&self, ino: Ino, data: Bytes, durable: bool) -> Result<NewChunk, FsError>;
+    /// Exactly this range of a chunk, its checksums verified.
+    async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, GetError>;
+    /// The chunks are on disk on all their holders.
+    async fn sync(&self, chunks: &[NewChunk]) -> Result<(), FsError>;
+}

@@ -1,0 +1,78 @@
+//! Chunks to and from DataNodes.
+//!
+//! ```text
+//!   put   hash ─ grant of an id ─ chain of writers ─ whoever is missing ─ another group
+//!   get   members in order ─ one attempt, a second when it is slow, the next when it fails
+//!   sync  each holder, and the repair of one that lost a chunk
+//! ```
+//!
+//! [`placement`] is the table of nodes and groups, [`nodes`] the connections and what experience tells about each.
+
+mod get;
+mod grants;
+mod nodes;
+mod placement;
+mod put;
+mod sync;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use crate::session::Session;
+use crate::traits::{ChunkIo, GetError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use grants::Grants;
+use nodes::Nodes;
+pub(crate) use placement::{PlacementCache, ask as ask_placement, follow};
+use quarry_common::ids::{ChunkId, Ino};
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::NewChunk;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Pauses before something that failed everywhere is tried again.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Reads that may ask a second member at the same time.
+const HEDGES: usize = 8;
+
+/// All transfers of a mount.
+pub(crate) struct Transfer {
+    session: Arc<Session>,
+    placement: Arc<PlacementCache>,
+    nodes: Nodes,
+    grants: Grants,
+    /// Second attempts that may be under way: when everything is slow they must not make it slower.
+    hedges: Semaphore,
+}
+
+impl Transfer {
+    pub(crate) fn new(session: Arc<Session>, placement: Arc<PlacementCache>) -> Self {
+        let nodes = Nodes::new(session.transport().clone());
+        Self { session, placement, nodes, grants: Grants::default(), hedges: Semaphore::new(HEDGES) }
+    }
+}
+
+#[async_trait]
+impl ChunkIo for Transfer {
+    async fn put(&self, ino: Ino, data: Bytes, durable: bool) -> Result<NewChunk, FsError> {
+        self.session.within(self.put_hard(ino, data, durable)).await
+    }
+
+    async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, GetError> {
+        let result = self.session.within(async {
+            match self.get_hard(id, offset, length).await {
+                Err(GetError::Fs(error)) => Err(error),
+                other => Ok(other),
+            }
+        });
+        result.await?
+    }
+
+    async fn sync(&self, chunks: &[NewChunk]) -> Result<(), FsError> {
+        self.session.within(self.sync_hard(chunks)).await
+    }
+}
