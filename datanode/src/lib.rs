@@ -15,6 +15,8 @@ mod peers;
 mod run;
 mod server;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use config::DataNodeConfig;
 pub use run::run;

@@ -148,6 +148,13 @@ impl FaultyDisk {
         self.state().content(path).written.clone()
     }
 
+    /// Whether a loss of power now could change the file or its name.
+    pub(crate) fn is_unsynced(&self, path: &Path) -> bool {
+        let mut state = self.state();
+        let content = state.content(path);
+        content.written != content.synced || !state.dirs[&split(path).0].changes.is_empty()
+    }
+
     /// Replaces the content of a file, durably.
     pub(crate) fn replace(&self, path: &Path, content: Vec<u8>) {
         *self.state().content(path) = Content { written: content.clone(), synced: content };

@@ -88,7 +88,6 @@ async fn receive(
     feed: Feed,
 ) -> Result<Vec<Bytes>, ServiceError> {
     let deadline = Instant::now() + CHUNK_TIMEOUT;
-    let broken = |e: TransportError| ServiceError::Unavailable(format!("the chunk did not arrive: {e}"));
     let mut buffer = BytesMut::with_capacity(header.length as usize);
     let mut left = header.length as usize;
     for (number, crc) in header.block_crcs.iter().enumerate() {
@@ -112,14 +111,28 @@ async fn receive(
             )));
         }
         left -= size;
+        // The last block is passed on when the stream has ended cleanly, and not before: a chunk that its sender broke off
+        // or got wrong must not be whole at the next member.
+        if left == 0 {
+            end(header, recv).await?;
+        }
         feed.send_modify(|blocks| blocks.push(block));
     }
+    Ok(feed.borrow().clone())
+}
+
+/// The clean end of the stream, after all bytes.
+async fn end(header: &WriteChunk, recv: &mut dyn RecvStream) -> Result<(), ServiceError> {
     match timeout(PIECE_TIMEOUT, recv.read(1)).await {
-        Ok(Ok(None)) => Ok(feed.borrow().clone()),
+        Ok(Ok(None)) => Ok(()),
         Ok(Ok(Some(_))) => {
             Err(ServiceError::BadRequest(format!("more than {} bytes arrived", header.length)))
         }
         Ok(Err(e)) => Err(broken(e)),
         Err(_) => Err(ServiceError::Unavailable("the stream was not ended in time".into())),
     }
+}
+
+fn broken(error: TransportError) -> ServiceError {
+    ServiceError::Unavailable(format!("the chunk did not arrive: {error}"))
 }

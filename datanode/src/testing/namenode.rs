@@ -1,0 +1,111 @@
+//! A NameNode that notes what it is told.
+
+use quarry_common::frame;
+use quarry_common::ids::ChunkId;
+use quarry_common::rpc::{NodeProtocol, Peer, Replier, Service, serve};
+use quarry_common::transport::{Connection, Listener, Transport};
+use quarry_common::wire::cluster::{Heartbeat, NodeReply, NodeRequest, Placement, RegisterNode};
+use quarry_common::wire::fs::ChunkInfo;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What it was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) registered: Vec<RegisterNode>,
+    pub(crate) heartbeats: Vec<Heartbeat>,
+    pub(crate) bad: Vec<ChunkId>,
+}
+
+struct Shared {
+    told: watch::Sender<Told>,
+    chunks: Mutex<BTreeMap<ChunkId, ChunkInfo>>,
+    placement: Mutex<Placement>,
+    connections: Mutex<Vec<Arc<dyn Connection>>>,
+}
+
+/// The NameNode.
+pub(crate) struct FakeNameNode {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl FakeNameNode {
+    pub(super) async fn start(transport: Arc<dyn Transport>) -> Self {
+        let listener = transport.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_address();
+        let shared = Arc::new(Shared {
+            told: watch::Sender::new(Told::default()),
+            chunks: Mutex::default(),
+            placement: Mutex::default(),
+            connections: Mutex::default(),
+        });
+        tokio::spawn(accept(listener, shared.clone()));
+        Self { shared, address }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until what it was told is enough.
+    pub(crate) async fn until(&self, enough: impl FnMut(&Told) -> bool) -> Told {
+        let mut told = self.shared.told.subscribe();
+        let waiting = tokio::time::timeout(Duration::from_secs(30), told.wait_for(enough));
+        let told = waiting.await.expect("the NameNode is not told").unwrap().clone();
+        told
+    }
+
+    /// From now on it knows this chunk.
+    pub(crate) fn knows(&self, info: ChunkInfo) {
+        self.shared.chunks.lock().unwrap().insert(info.id, info);
+    }
+
+    pub(crate) fn set_placement(&self, placement: Placement) {
+        *self.shared.placement.lock().unwrap() = placement;
+    }
+
+    /// Breaks all conversations.
+    pub(crate) fn hang_up(&self) {
+        for connection in self.shared.connections.lock().unwrap().drain(..) {
+            connection.close("hanging up");
+        }
+    }
+}
+
+async fn accept(listener: Box<dyn Listener>, shared: Arc<Shared>) {
+    while let Some(connection) = listener.accept().await {
+        shared.connections.lock().unwrap().push(connection.clone());
+        tokio::spawn(serve::<NodeProtocol>(connection.clone(), shared.clone()));
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            while let Ok(datagram) = connection.recv_datagram().await {
+                let heartbeat = frame::decode(&datagram).unwrap();
+                shared.told.send_modify(|told| told.heartbeats.push(heartbeat));
+            }
+        });
+    }
+}
+
+impl Service<NodeProtocol> for Shared {
+    fn handle(&self, _peer: &Peer<NodeProtocol>, request: NodeRequest, reply: Replier<NodeProtocol>) {
+        reply.send(Ok(match request {
+            NodeRequest::Register(register) => {
+                self.told.send_modify(|told| told.registered.push(register));
+                NodeReply::Registered { cluster: "test".into(), heartbeat_interval_ms: 50 }
+            }
+            NodeRequest::ReportBad(ids) => {
+                self.told.send_modify(|told| told.bad.extend(ids));
+                NodeReply::Done
+            }
+            NodeRequest::Placement => NodeReply::Placement(self.placement.lock().unwrap().clone()),
+            NodeRequest::Chunks(ids) => {
+                let known = self.chunks.lock().unwrap();
+                NodeReply::Chunks(ids.iter().filter_map(|id| known.get(id).copied()).collect())
+            }
+        }));
+    }
+}
