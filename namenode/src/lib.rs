@@ -1,1 +1,32 @@
-//! quarry-namenode
+//! The NameNode: keeps the namespace of a Quarry cluster.
+//!
+//! The state machine itself is `quarry-namenode-core`, pure and without I/O; this crate is what surrounds it.
+//!
+//! ```text
+//!   clients, DataNodes                      workers: membership, healing, deleter, auditor, floors,
+//!      │ QUIC                                        reaper, checkpoint, fsck
+//!   service ── events ──> owner (one thread) <── questions, commands ──┘        │ dial
+//!                          │ State, sessions, locks, open files                 v
+//!                          │ entries          ^ committed entries           DataNodes
+//!                          v                  │
+//!                         log (raft, one fsync for many commands)   kv (checkpoints in redb)
+//! ```
+//!
+//! - [`run`] is the life of the process: directory, log, database, then the owner, the workers and the network.
+//! - `owner` has the state and everything volatile, and does one thing after the other.
+//! - `workers` do what takes long, and come back to the owner with questions and commands.
+
+mod board;
+mod config;
+mod datanodes;
+mod entry;
+mod handle;
+mod home;
+mod kv;
+mod owner;
+mod run;
+mod service;
+mod workers;
+
+pub use config::NameNodeConfig;
+pub use run::run;

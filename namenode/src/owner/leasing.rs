@@ -1,0 +1,371 @@
+//! Leases: recalled before a change goes into the log, granted with answers.
+//!
+//! ```text
+//!   mutation ── acquire ──> ready? ── yes ──────────────> admitted ──> applied ── more inodes? ──> answered
+//!                             │ no                            ^           │ not ready
+//!                             └─> parked ── acks or terms ────┘           └─> parked ── ... ──> answered
+//! ```
+//!
+//! The table of leases decides (see [`quarry_namenode_core::leases`]); this is what carries out its decisions.
+
+use super::opens::OpenTable;
+use super::proposer::{MutationWaiter, Pending, Waiter};
+use super::{Fatal, Owner, millis};
+use crate::handle::ClientReplier;
+use quarry_common::ids::{Ino, SessionId};
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{MutationReply, Query, QueryReply};
+use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Reply, Response};
+use quarry_namenode_core::Body;
+use quarry_namenode_core::leases::{Access, Actions, LeaseConfig, LeaseTable, Recall, Ticket};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Of a directory's page, entries whose leases go with it.
+const PAGE_GRANTS_MAX: usize = 1024;
+/// Nobody: for what the NameNode itself does.
+const NOBODY: SessionId = SessionId(0);
+
+/// What waits for leases to end.
+enum Parked {
+    /// To go into the log.
+    Mutation(Pending),
+    /// Applied, to be answered.
+    Answer { session: SessionId, reply: ClientReplier, answer: MutationReply },
+    /// An inode without a name, to be reaped.
+    Orphan(Ino),
+}
+
+/// All leases and what waits for some to end.
+pub(super) struct Leasing {
+    table: LeaseTable,
+    parked: BTreeMap<Ticket, Parked>,
+    /// Orphans whose leases are being recalled.
+    orphans: BTreeSet<Ino>,
+    /// Inodes whose leases ended unanswered: their holders may have them open and have not said so.
+    kept: OpenTable,
+}
+
+impl Leasing {
+    /// `former` are the sessions from before the start.
+    pub(super) fn new(now_ms: u64, former: impl IntoIterator<Item = SessionId>) -> Self {
+        Self {
+            table: LeaseTable::new(LeaseConfig::default(), now_ms, former),
+            parked: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            kept: OpenTable::default(),
+        }
+    }
+
+    /// Leases that the session holds.
+    pub(super) fn count(&self, session: SessionId) -> usize {
+        self.table.count(session)
+    }
+}
+
+impl Owner {
+    /// A request of the session arrived.
+    pub(super) fn renew_leases(&mut self, session: SessionId) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let actions = leasing.table.renew(now, session);
+        self.carry_out(actions)
+    }
+
+    /// Admits a mutation once no other session caches what it changes.
+    pub(super) fn acquire_for(&mut self, session: SessionId, pending: Pending) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        let inos = self.footprint(&pending.body)?;
+        let Some(leasing) = &mut self.leasing else {
+            self.admit(pending);
+            return Ok(());
+        };
+        match leasing.table.acquire(now, session, &inos) {
+            Ok((ticket, actions)) => {
+                let pending = with_ticket(pending, ticket);
+                self.carry_out(actions)?;
+                self.go_ahead_or_park(ticket, pending);
+            }
+            Err(overloaded) => self.refuse(pending.waiter, &overloaded.to_string()),
+        }
+        Ok(())
+    }
+
+    fn footprint(&self, body: &Body) -> Result<Vec<(Ino, Access)>, Fatal> {
+        let Body::Mutate { mutation, .. } = body else { return Ok(Vec::new()) };
+        let inos = self.state.footprint(mutation)?;
+        Ok(inos.into_iter().map(|ino| (ino, Access::Write)).collect())
+    }
+
+    fn go_ahead_or_park(&mut self, ticket: Ticket, pending: Pending) {
+        let Some(leasing) = &mut self.leasing else { return };
+        if leasing.table.is_ready(ticket) {
+            self.admit(pending);
+        } else {
+            leasing.parked.insert(ticket, Parked::Mutation(pending));
+        }
+    }
+
+    /// Answers a mutation that was applied, once no other session caches what it changed.
+    pub(super) fn answer_mutation(
+        &mut self,
+        waiter: MutationWaiter,
+        answer: MutationReply,
+        changed: &[Ino],
+    ) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        let MutationWaiter { session, reply, ticket, .. } = waiter;
+        let (Some(leasing), Some(ticket)) = (&mut self.leasing, ticket) else {
+            reply.send(Response { result: Ok(Reply::Mutation(answer)), leases: Vec::new() });
+            return Ok(());
+        };
+        let inos: Vec<_> = changed.iter().map(|ino| (*ino, Access::Write)).collect();
+        let actions = leasing.table.extend(now, ticket, &inos);
+        if leasing.table.is_ready(ticket) {
+            self.carry_out(actions)?;
+            self.finish(ticket, session, reply, answer)
+        } else {
+            leasing.parked.insert(ticket, Parked::Answer { session, reply, answer });
+            self.carry_out(actions)
+        }
+    }
+
+    /// The mutation failed, or was not carried out.
+    pub(super) fn release_ticket(&mut self, ticket: Option<Ticket>) {
+        if let (Some(leasing), Some(ticket)) = (&mut self.leasing, ticket) {
+            leasing.table.done(ticket);
+        }
+    }
+
+    fn finish(
+        &mut self,
+        ticket: Ticket,
+        session: SessionId,
+        reply: ClientReplier,
+        answer: MutationReply,
+    ) -> Result<(), Fatal> {
+        self.release_ticket(Some(ticket));
+        let attr = match &answer {
+            MutationReply::Attr(attr) | MutationReply::Removed(attr) => attr,
+            MutationReply::Renamed { moved, .. } => moved,
+            MutationReply::Committed { attr, .. } | MutationReply::Copied { attr, .. } => attr,
+        };
+        let ino = (attr.nlink > 0).then_some(attr.ino);
+        let leases = self.grant_leases(session, ino)?;
+        reply.send(Response { result: Ok(Reply::Mutation(answer)), leases });
+        Ok(())
+    }
+
+    /// Leases for what the answer to a query says.
+    pub(super) fn leases_for(
+        &mut self,
+        session: SessionId,
+        query: &Query,
+        result: &Result<QueryReply, FsError>,
+    ) -> Result<Vec<LeaseGrant>, Fatal> {
+        if self.leasing.is_none() {
+            return Ok(Vec::new());
+        }
+        let asked = match query {
+            Query::Lookup { parent, .. } => *parent,
+            Query::Attr { ino }
+            | Query::Parent { ino }
+            | Query::ReadDir { ino, .. }
+            | Query::ReadLink { ino }
+            | Query::GetXattr { ino, .. }
+            | Query::ListXattr { ino }
+            | Query::Layout { ino, .. }
+            | Query::NextWindow { ino, .. } => *ino,
+            Query::Chunks { .. } | Query::StatFs => return Ok(Vec::new()),
+        };
+        // Without a name it is about to be reaped, which leases would hold up for ever.
+        let is_orphan = match result {
+            Ok(QueryReply::Attr(attr) | QueryReply::Layout { attr, .. }) if attr.ino == asked => {
+                attr.nlink == 0
+            }
+            _ => self.state.inode(asked)?.is_none_or(|inode| inode.nlink == 0),
+        };
+        if is_orphan {
+            return Ok(Vec::new());
+        }
+        let mut inos = vec![asked];
+        match result {
+            Ok(QueryReply::Attr(attr)) if attr.ino != asked => inos.push(attr.ino),
+            Ok(QueryReply::Entries { entries, .. }) => {
+                let known = entries.iter().filter(|e| e.attr.is_some());
+                inos.extend(known.take(PAGE_GRANTS_MAX).map(|e| e.ino));
+            }
+            Ok(_) => {}
+            // That a name or an attribute is absent may be cached.
+            Err(FsError::NotFound | FsError::NoAttribute) => {}
+            Err(_) => return Ok(Vec::new()),
+        }
+        self.grant_leases(session, inos)
+    }
+
+    fn grant_leases(
+        &mut self,
+        session: SessionId,
+        inos: impl IntoIterator<Item = Ino>,
+    ) -> Result<Vec<LeaseGrant>, Fatal> {
+        let now = self.now_ms();
+        let Some(leasing) = &mut self.leasing else { return Ok(Vec::new()) };
+        let mode = LeaseMode::Shared;
+        let mut granted = Vec::new();
+        let mut todo = Vec::new();
+        for ino in inos {
+            let (result, actions) = leasing.table.grant(now, session, ino, mode);
+            if result.is_ok() {
+                granted.push(LeaseGrant { ino, mode });
+            }
+            if actions != Actions::default() {
+                todo.push(actions);
+            }
+        }
+        for actions in todo {
+            self.carry_out(actions)?;
+        }
+        Ok(granted)
+    }
+
+    /// The client has dropped what recalls asked for; the flag says that it has the inode open.
+    pub(super) fn recalls_done(&mut self, session: SessionId, recalls: &[(u64, bool)]) -> Result<(), Fatal> {
+        for &(number, open) in recalls {
+            let Some(leasing) = &mut self.leasing else { return Ok(()) };
+            let (ino, actions) = leasing.table.ack(session, number);
+            if open && let Some(ino) = ino {
+                self.keep_open(session, ino)?;
+            }
+            self.carry_out(actions)?;
+        }
+        Ok(())
+    }
+
+    /// The client gives leases back by itself.
+    pub(super) fn leases_returned(&mut self, session: SessionId, inos: &[(Ino, bool)]) -> Result<(), Fatal> {
+        for &(ino, open) in inos {
+            if open {
+                self.keep_open(session, ino)?;
+            }
+            let Some(leasing) = &mut self.leasing else { continue };
+            let actions = leasing.table.give_back(session, &[ino]);
+            self.carry_out(actions)?;
+        }
+        Ok(())
+    }
+
+    /// The session has the inode open, as it says itself. Too many are kept until the session ends.
+    fn keep_open(&mut self, session: SessionId, ino: Ino) -> Result<(), Fatal> {
+        let there = self.state.attr(ino)?.is_some() && !self.reaping.contains(&ino);
+        if there && self.opens.open(session, ino).is_err() {
+            tracing::warn!(%session, %ino, "a session has too many inodes open; this one may be freed");
+        }
+        Ok(())
+    }
+
+    /// The session goes on, without any lease.
+    pub(super) fn leases_of_resumed(&mut self, session: SessionId) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        self.reap_due |= leasing.kept.close_all(session);
+        let actions = leasing.table.resume(now, session);
+        self.carry_out(actions)
+    }
+
+    /// The session has ended.
+    pub(super) fn leases_of_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
+        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        self.reap_due |= leasing.kept.close_all(session);
+        let actions = leasing.table.end_session(session);
+        self.carry_out(actions)
+    }
+
+    /// Ends leases whose holders have not answered in time.
+    pub(super) fn tick_leases(&mut self) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let actions = leasing.table.tick(now);
+        self.carry_out(actions)
+    }
+
+    /// Whether somebody may have the orphan open under a lease. If so its leases are recalled: the answers will tell.
+    pub(super) fn is_leased(&mut self, ino: Ino) -> Result<bool, Fatal> {
+        let now = self.now_ms();
+        let Some(leasing) = &mut self.leasing else { return Ok(false) };
+        if leasing.kept.is_open(ino) || leasing.orphans.contains(&ino) {
+            return Ok(true);
+        }
+        if leasing.table.holders(ino).next().is_none() {
+            return Ok(false);
+        }
+        // With too many requests under way, the next look tries again.
+        let Ok((ticket, actions)) = leasing.table.acquire(now, NOBODY, &[(ino, Access::Write)]) else {
+            self.reap_due = true;
+            return Ok(true);
+        };
+        leasing.orphans.insert(ino);
+        leasing.parked.insert(ticket, Parked::Orphan(ino));
+        self.carry_out(actions)?;
+        Ok(true)
+    }
+
+    /// Does what the table says. Recalls go out before any later answer: all leave through this thread.
+    fn carry_out(&mut self, actions: Actions) -> Result<(), Fatal> {
+        let Actions { recalls, ready, broken } = actions;
+        for Recall { session, number, ino, keep } in recalls {
+            // A session without a connection does not get it; its leases end by their term.
+            if let Some(pusher) = self.registry.pusher(session) {
+                pusher.push(Push::Recall { number, ino, keep });
+            }
+        }
+        if let Some(leasing) = &mut self.leasing {
+            for (session, ino) in broken {
+                if leasing.kept.open(session, ino).is_err() {
+                    tracing::warn!(%session, %ino, "too many leases of a session ended unanswered");
+                }
+            }
+        }
+        for ticket in ready {
+            let parked = self.leasing.as_mut().and_then(|leasing| leasing.parked.remove(&ticket));
+            if let Some(parked) = parked {
+                self.unpark(ticket, parked)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unpark(&mut self, ticket: Ticket, parked: Parked) -> Result<(), Fatal> {
+        match parked {
+            Parked::Mutation(pending) => {
+                // What it changes may have become more while it waited.
+                let now = self.now_ms();
+                let inos = self.footprint(&pending.body)?;
+                let Some(leasing) = &mut self.leasing else { return Ok(()) };
+                let mut actions = leasing.table.extend(now, ticket, &inos);
+                actions.ready.retain(|other| *other != ticket);
+                self.carry_out(actions)?;
+                self.go_ahead_or_park(ticket, pending);
+                Ok(())
+            }
+            Parked::Answer { session, reply, answer } => self.finish(ticket, session, reply, answer),
+            Parked::Orphan(ino) => {
+                if let Some(leasing) = &mut self.leasing {
+                    leasing.orphans.remove(&ino);
+                    leasing.table.done(ticket);
+                }
+                self.reap_due = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        millis(self.uptime())
+    }
+}
+
+fn with_ticket(mut pending: Pending, ticket: Ticket) -> Pending {
+    if let Waiter::Mutation(waiter) = &mut pending.waiter {
+        waiter.ticket = Some(ticket);
+    }
+    pending
+}

@@ -1,0 +1,293 @@
+//! The owner of the state: one thread, one loop.
+//!
+//! ```text
+//!   loop: take what is there (committed entries, then time, then events), do each at once, then settle:
+//!         put commands into the log, publish what changed, let go on what waited for that
+//! ```
+//!
+//! Nothing here waits and nothing is locked: whatever takes long is a worker's, which comes back with an event.
+
+mod admission;
+mod apply;
+mod chunk_ids;
+mod grants;
+mod leasing;
+mod lock_waits;
+mod node_requests;
+mod nodes;
+mod opens;
+mod proposer;
+mod registry;
+mod requests;
+mod sessions;
+mod status;
+mod work;
+
+pub(crate) use nodes::millis;
+pub(crate) use work::{AuditGroup, Deletions, Heal, Referenced, Target};
+
+use crate::board::Board;
+use crate::config::NameNodeConfig;
+use crate::handle::{ClientReplier, Event};
+use crate::workers::FsckDesk;
+use bytes::Bytes;
+use chunk_ids::ChunkIds;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use grants::Waits;
+use leasing::Leasing;
+use lock_waits::Locks;
+use nodes::Nodes;
+use opens::OpenTable;
+use proposer::Proposer;
+use quarry_common::clock::Clock;
+use quarry_common::ids::Ino;
+use quarry_common::wire::error::ServiceError;
+use quarry_common::wire::session::{Push, Reply, Response};
+use quarry_log::{Committed, Log, LogError};
+use quarry_namenode_core::{State, StateError};
+use registry::Registry;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Events of one turn of the loop: their commands go into the log together.
+const TURN_EVENTS_MAX: usize = 512;
+/// Committed entries that wait to be applied; the log waits when there are more.
+pub(crate) const COMMITTED_MAX: usize = 64;
+/// A pause between two ticks longer than so many of them was not time in which others could be heard.
+const PAUSE_TICKS: u32 = 4;
+
+/// Why the NameNode must stop: what it has in memory can no longer be trusted, or nothing can be made durable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    /// The state could not be read.
+    #[error("the metadata store: {0}")]
+    State(#[from] StateError),
+    /// An entry of the log does not decode.
+    #[error("entry {index} of the log: {reason}")]
+    Entry {
+        /// Which.
+        index: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The log has stopped.
+    #[error("the log: {0}")]
+    Log(#[from] LogError),
+}
+
+/// Where the owner takes its work from.
+pub(crate) struct Inputs {
+    /// From the network and the workers.
+    pub(crate) events: mpsc::Receiver<Event>,
+    /// From the log.
+    pub(crate) committed: mpsc::Receiver<Committed>,
+    /// Ends the loop.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What the owner shares with the rest of the process.
+pub(crate) struct Surroundings {
+    pub(crate) config: Arc<NameNodeConfig>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: Arc<Log>,
+    /// Where this NameNode listens.
+    pub(crate) address: SocketAddr,
+    /// What the workers say of themselves.
+    pub(crate) board: Arc<Board>,
+    /// Where checks of the file system are asked for.
+    pub(crate) fsck: Arc<FsckDesk>,
+    /// Tells how far the log has been applied.
+    pub(crate) delivered: watch::Sender<u64>,
+}
+
+type Proposal = BoxFuture<'static, (u64, Result<u64, LogError>)>;
+
+/// The state, and everything that is volatile.
+pub(crate) struct Owner {
+    around: Surroundings,
+    pub(crate) state: State,
+    started: Instant,
+    /// The time of this turn.
+    now: Instant,
+    last_tick: Instant,
+    proposer: Proposer,
+    proposals: FuturesUnordered<Proposal>,
+    registry: Registry,
+    opens: OpenTable,
+    locks: Locks,
+    ids: ChunkIds,
+    /// Requests for chunk ids that wait for a block.
+    waits: Waits,
+    /// `None`: no leases are granted.
+    leasing: Option<Leasing>,
+    nodes: Nodes,
+    /// Nodes or groups changed in the state.
+    topology_changed: bool,
+    /// Orphans whose removal is on its way: they can no longer be opened.
+    reaping: BTreeSet<Ino>,
+    /// There may be orphans that nobody has open.
+    reap_due: bool,
+    /// Some sessions from before the start have not been heard yet.
+    in_grace: bool,
+}
+
+impl Owner {
+    /// Over a state that may lag behind the log.
+    pub(crate) fn new(around: Surroundings, state: State) -> Self {
+        let now = around.clock.instant();
+        let wall = around.clock.now().0;
+        let config = &around.config;
+        // Versions of the placement table grow across restarts, as long as the clock does.
+        let version = u64::try_from(wall / 1_000_000).unwrap_or(0);
+        let nodes = Nodes::new(now, config.suspect_after, config.dead_after, version);
+        Self {
+            proposer: Proposer::new(incarnation(wall)),
+            around,
+            state,
+            started: now,
+            now,
+            last_tick: now,
+            proposals: FuturesUnordered::new(),
+            registry: Registry::default(),
+            opens: OpenTable::default(),
+            locks: Locks::new(),
+            ids: ChunkIds::default(),
+            waits: Waits::default(),
+            leasing: None,
+            nodes,
+            topology_changed: true,
+            reaping: BTreeSet::new(),
+            reap_due: true,
+            in_grace: false,
+        }
+    }
+
+    /// Works until it is told to stop, and returns with everything that is committed applied.
+    ///
+    /// # Errors
+    /// The process must end.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<Self, Fatal> {
+        let mut tick = tokio::time::interval(self.around.config.tick);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut events = Vec::with_capacity(TURN_EVENTS_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                Some(committed) = inputs.committed.recv() => {
+                    self.now = self.around.clock.instant();
+                    self.committed(&committed)?;
+                    while let Ok(committed) = inputs.committed.try_recv() {
+                        self.committed(&committed)?;
+                    }
+                }
+                Some((tag, result)) = self.proposals.next(), if !self.proposals.is_empty() => {
+                    self.now = self.around.clock.instant();
+                    self.proposed(tag, result)?;
+                }
+                _ = tick.tick() => {
+                    self.now = self.around.clock.instant();
+                    self.tick()?;
+                }
+                n = inputs.events.recv_many(&mut events, TURN_EVENTS_MAX) => {
+                    if n == 0 {
+                        return Ok(self);
+                    }
+                    self.now = self.around.clock.instant();
+                    for event in events.drain(..) {
+                        self.event(event)?;
+                    }
+                }
+                () = inputs.stop.cancelled() => return Ok(self),
+            }
+            self.settle()?;
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), Fatal> {
+        match event {
+            Event::Client { connection, introduction, request, reply } => {
+                self.client(connection, introduction, request, reply)?;
+            }
+            Event::Gone { connection } => self.disconnected(connection),
+            Event::Node { node, request, reply } => self.node(node, request, reply)?,
+            Event::Heartbeat { node, heartbeat } => self.nodes.heard(node, heartbeat, self.now),
+            Event::Ask(question) => question(self)?,
+            Event::Propose { body, done } => self.propose_for(body, done),
+        }
+        Ok(())
+    }
+
+    /// What is due by time.
+    fn tick(&mut self) -> Result<(), Fatal> {
+        let pause = self.now.saturating_duration_since(self.last_tick);
+        self.last_tick = self.now;
+        if pause >= self.around.config.tick * PAUSE_TICKS {
+            tracing::warn!(?pause, "this NameNode stood still; silence meanwhile is held against nobody");
+            self.registry.forgive(pause);
+            self.nodes.forgive(pause);
+        }
+        self.tick_leases()?;
+        self.expire_sessions();
+        self.time_out_lock_waits();
+        self.time_out_grants();
+        self.mark_ids()
+    }
+
+    /// What holds after each turn: nodes and groups are published as they are, commands are on their way.
+    fn settle(&mut self) -> Result<(), Fatal> {
+        if self.topology_changed {
+            self.topology_changed = false;
+            self.nodes.reload(&self.state)?;
+        }
+        if let Some(version) = self.nodes.publish(self.now) {
+            for pusher in self.registry.pushers() {
+                pusher.push(Push::PlacementChanged { version });
+            }
+        }
+        if self.in_grace && self.registry.recovering() == 0 {
+            self.in_grace = false;
+            self.reap_due = true;
+            tracing::info!("all sessions from before the start are known again");
+            self.end_lock_grace();
+        }
+        while let Some((tag, entry)) = self.proposer.next_entry(self.around.clock.now()) {
+            self.send_to_log(tag, entry);
+        }
+        Ok(())
+    }
+
+    fn send_to_log(&mut self, tag: u64, entry: Bytes) {
+        let log = self.around.log.clone();
+        self.proposals.push(Box::pin(async move { (tag, log.propose(entry).await) }));
+    }
+
+    /// How long this NameNode has been up.
+    fn uptime(&self) -> Duration {
+        self.now.saturating_duration_since(self.started)
+    }
+}
+
+/// Tells this run of the process from all others.
+fn incarnation(wall: i128) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_i128(wall);
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+/// Answers without leases.
+fn respond(reply: ClientReplier, result: Result<Reply, ServiceError>) {
+    reply.send(Response { result, leases: Vec::new() });
+}
+
+/// An answer that says why there is none.
+pub(crate) fn refusal(error: ServiceError) -> Response {
+    Response { result: Err(error), leases: Vec::new() }
+}

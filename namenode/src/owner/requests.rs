@@ -1,0 +1,133 @@
+//! What clients ask for.
+
+use super::lock_waits::LockRequest;
+use super::{Fatal, Owner, refusal, respond};
+use crate::handle::{ClientReplier, Introduction};
+use quarry_common::ids::{Ino, SessionId};
+use quarry_common::wire::error::{FsError, ServiceError};
+use quarry_common::wire::fs::{Query, QueryReply};
+use quarry_common::wire::session::{Reply, Request, Response};
+use quarry_namenode_core::placement;
+
+impl Owner {
+    /// A client's request. It is answered at once, or kept until what it waits for is there.
+    pub(super) fn client(
+        &mut self,
+        connection: u64,
+        introduction: Option<Introduction>,
+        request: Request,
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        let session = self.registry.heard(connection, self.now);
+        if let Some(session) = session {
+            self.renew_leases(session)?;
+        }
+        match (request, introduction) {
+            (Request::OpenSession(info), Some(introduction)) => {
+                self.open_session(connection, introduction, info, reply);
+            }
+            (Request::ResumeSession { session, open, locks }, Some(introduction)) => {
+                self.resume_session(connection, introduction, session, (open, locks), reply)?;
+            }
+            (Request::Placement, _) => respond(reply, Ok(Reply::Placement(self.nodes.placement().clone()))),
+            (Request::ClusterStatus, _) => {
+                let status = self.status()?;
+                respond(reply, Ok(Reply::Status(Box::new(status))));
+            }
+            (Request::FsckStart(options), _) => {
+                respond(reply, Ok(Reply::Fsck(self.around.fsck.start(options))));
+            }
+            (Request::FsckPoll { run }, _) => {
+                respond(reply, self.around.fsck.poll(run).map(Reply::Fsck).map_err(ServiceError::BadRequest));
+            }
+            (request, _) => match session {
+                Some(session) => self.of_session(session, connection, request, reply)?,
+                None => reply.send(refusal(ServiceError::SessionExpired)),
+            },
+        }
+        Ok(())
+    }
+
+    /// A request that needs a session.
+    fn of_session(
+        &mut self,
+        session: SessionId,
+        connection: u64,
+        request: Request,
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        match request {
+            Request::CloseSession => self.close_session(session, reply),
+            Request::Renew => respond(reply, Ok(Reply::Done)),
+            Request::Query(query) => self.query(session, &query, reply)?,
+            Request::Mutate { slot, sequence, mutation } => {
+                self.mutate(session, (slot, sequence), mutation, reply)?;
+            }
+            Request::Open { ino } => self.open(session, ino, reply)?,
+            Request::Close { inos } => {
+                for ino in inos {
+                    self.close(session, ino);
+                }
+                respond(reply, Ok(Reply::Done));
+            }
+            Request::SetLock { ino, lock, wait } => {
+                self.set_lock(LockRequest { session, connection, ino, lock, wait }, reply);
+            }
+            Request::TestLock { ino, lock } => self.test_lock(session, ino, &lock, reply),
+            Request::CancelLock { ino, owner } => {
+                self.cancel_lock(session, ino, owner);
+                respond(reply, Ok(Reply::Done));
+            }
+            Request::AllocChunks { ino, count, avoid } => {
+                self.alloc_chunks(session, ino, (count, avoid), reply)?;
+            }
+            Request::RecallDone { recalls } => {
+                self.recalls_done(session, &recalls)?;
+                respond(reply, Ok(Reply::Done));
+            }
+            Request::ReturnLeases { inos } => {
+                self.leases_returned(session, &inos)?;
+                respond(reply, Ok(Reply::Done));
+            }
+            Request::OpenSession(_)
+            | Request::ResumeSession { .. }
+            | Request::Placement
+            | Request::ClusterStatus
+            | Request::FsckStart(_)
+            | Request::FsckPoll { .. } => {
+                reply.send(refusal(ServiceError::BadRequest("not within a session".to_owned())));
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&mut self, session: SessionId, query: &Query, reply: ClientReplier) -> Result<(), Fatal> {
+        let mut result = self.state.query(query)?;
+        if let Ok(QueryReply::StatFs(statfs)) = &mut result {
+            let policy = self.state.meta().default_replication;
+            (statfs.capacity, statfs.free) =
+                placement::capacity(&self.nodes.views(self.now), self.nodes.timing(self.now), policy);
+        }
+        let leases = self.leases_for(session, query, &result)?;
+        let result = result.map(Reply::Query).map_err(ServiceError::from);
+        reply.send(Response { result, leases });
+        Ok(())
+    }
+
+    fn open(&mut self, session: SessionId, ino: Ino, reply: ClientReplier) -> Result<(), Fatal> {
+        let result = match self.state.attr(ino)? {
+            Some(attr) if !self.reaping.contains(&ino) => match self.opens.open(session, ino) {
+                Ok(()) => Ok(Reply::Attr(attr)),
+                Err(_) => Err(FsError::NoLocks.into()),
+            },
+            _ => Err(FsError::Stale.into()),
+        };
+        respond(reply, result);
+        Ok(())
+    }
+
+    fn close(&mut self, session: SessionId, ino: Ino) {
+        self.release_locks_on(session, ino);
+        self.reap_due |= self.opens.close(session, ino);
+    }
+}

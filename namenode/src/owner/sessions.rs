@@ -1,0 +1,154 @@
+//! The life of sessions.
+
+use super::leasing::Leasing;
+use super::proposer::{Pending, Waiter};
+use super::registry::NotResumed;
+use super::{Fatal, Owner, millis, refusal, respond};
+use crate::handle::{ClientReplier, Introduction};
+use quarry_common::ids::{Ino, SessionId};
+use quarry_common::wire::error::ServiceError;
+use quarry_common::wire::session::{ClientInfo, Lock, Reply};
+use quarry_namenode_core::{Body, Outcome};
+
+impl Owner {
+    /// Takes note of the sessions that there were before this NameNode started. To be called once the log is applied as
+    /// far as it went then.
+    pub(crate) fn recover_sessions(&mut self) -> Result<(), Fatal> {
+        for (session, record) in self.state.sessions()? {
+            self.registry.recover(session, record.owner, self.now);
+        }
+        if self.around.config.leases {
+            let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
+            self.leasing = Some(Leasing::new(millis(self.uptime()), former));
+        }
+        self.in_grace = self.registry.recovering() > 0;
+        if self.in_grace {
+            let sessions = self.registry.recovering();
+            tracing::info!(sessions, "waiting for the sessions from before the start");
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_session(
+        &mut self,
+        connection: u64,
+        introduction: Introduction,
+        info: ClientInfo,
+        reply: ClientReplier,
+    ) {
+        if self.registry.heard(connection, self.now).is_some() {
+            let why = "this connection has a session".to_owned();
+            return reply.send(refusal(ServiceError::BadRequest(why)));
+        }
+        let body = Body::OpenSession { owner: introduction.owner.clone(), info };
+        self.admit(Pending { body, waiter: Waiter::OpenSession { connection, introduction, reply } });
+    }
+
+    pub(super) fn session_opened(
+        &mut self,
+        connection: u64,
+        introduction: Introduction,
+        reply: ClientReplier,
+        outcome: Outcome,
+    ) {
+        match outcome {
+            Outcome::Session(session) => {
+                let Introduction { owner, pusher, connection: below } = introduction;
+                tracing::info!(%session, client = %owner, "session opened");
+                // A connection that is closed already would stay in the table: nobody would tell that it is gone.
+                let at = (!below.is_closed()).then_some((connection, pusher));
+                self.registry.open(session, owner, at, self.now);
+                respond(reply, Ok(self.session_reply(session)));
+            }
+            Outcome::Refused(why) => reply.send(refusal(ServiceError::Unavailable(why))),
+            other => unreachable!("opening a session gives one, not {other:?}"),
+        }
+    }
+
+    pub(super) fn resume_session(
+        &mut self,
+        connection: u64,
+        introduction: Introduction,
+        session: SessionId,
+        (open, locks): (Vec<Ino>, Vec<(Ino, Lock)>),
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        let Introduction { owner, pusher, .. } = introduction;
+        if self.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
+            let why = "this connection has another session".to_owned();
+            reply.send(refusal(ServiceError::BadRequest(why)));
+            return Ok(());
+        }
+        match self.registry.resume(session, &owner, connection, pusher, self.now) {
+            Ok(()) => {}
+            Err(NotResumed::Expired) => {
+                reply.send(refusal(ServiceError::SessionExpired));
+                return Ok(());
+            }
+            Err(NotResumed::Foreign) => {
+                tracing::warn!(%session, client = %owner, "refused: the session is another client's");
+                let why = format!("session {session} was opened with another certificate");
+                reply.send(refusal(ServiceError::Unauthorised(why)));
+                return Ok(());
+            }
+        }
+        self.leases_of_resumed(session)?;
+        self.restore_opens(session, &open)?;
+        self.restore_locks(session, &locks);
+        tracing::info!(%session, opens = open.len(), locks = locks.len(), "session resumed");
+        respond(reply, Ok(self.session_reply(session)));
+        Ok(())
+    }
+
+    /// The session has these inodes open and no others.
+    fn restore_opens(&mut self, session: SessionId, open: &[Ino]) -> Result<(), Fatal> {
+        self.reap_due |= self.opens.close_all(session);
+        for &ino in open {
+            if self.reaping.contains(&ino) || self.state.attr(ino)?.is_none() {
+                tracing::warn!(%session, %ino, "a resumed session has an inode open that is gone");
+            } else if self.opens.open(session, ino).is_err() {
+                tracing::warn!(%session, "a resumed session has too many inodes open");
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn close_session(&mut self, session: SessionId, reply: ClientReplier) {
+        self.registry.ending(session);
+        let waiter = Waiter::CloseSession { session, reply };
+        self.admit(Pending { body: Body::EndSession { session }, waiter });
+    }
+
+    pub(super) fn expire_sessions(&mut self) {
+        for session in self.registry.expire(self.now, self.around.config.session_ttl) {
+            tracing::warn!(%session, "session expired: its client is silent");
+            let waiter = Waiter::Expire { session };
+            self.admit(Pending { body: Body::EndSession { session }, waiter });
+        }
+    }
+
+    /// The state no longer has the session.
+    pub(super) fn session_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
+        self.registry.ended(session);
+        self.reap_due |= self.opens.close_all(session);
+        self.release_locks_of(session);
+        tracing::info!(%session, "session ended");
+        self.leases_of_ended(session)
+    }
+
+    /// A client's connection is gone.
+    pub(super) fn disconnected(&mut self, connection: u64) {
+        self.registry.disconnected(connection);
+        self.cancel_lock_waits_on(connection);
+    }
+
+    fn session_reply(&self, session: SessionId) -> Reply {
+        let meta = self.state.meta();
+        Reply::Session {
+            session,
+            cluster: meta.cluster.clone(),
+            default_replication: meta.default_replication,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What `quarry status` shows.
+
+use super::{Fatal, Owner, millis};
+use quarry_common::wire::cluster::{ClusterStatus, SessionStatus};
+
+impl Owner {
+    /// Everything, as it is now.
+    pub(super) fn status(&self) -> Result<ClusterStatus, Fatal> {
+        let usage = self.state.usage();
+        let (groups_healthy, groups_degraded, groups_healing) = self.nodes.tally();
+        Ok(ClusterStatus {
+            cluster: self.state.meta().cluster.clone(),
+            namenode: self.around.address.to_string(),
+            uptime_s: self.uptime().as_secs(),
+            applied: self.state.applied(),
+            nodes: self.nodes.status(self.now),
+            groups_healthy,
+            groups_degraded,
+            groups_healing,
+            files: usage.files,
+            directories: usage.directories,
+            bytes: usage.bytes,
+            chunks: usage.chunks,
+            chunks_deleting: usage.deleting,
+            sessions: self.session_status()?,
+            workers: self.around.board.lines(),
+        })
+    }
+
+    fn session_status(&self) -> Result<Vec<SessionStatus>, Fatal> {
+        let sessions = self.state.sessions()?;
+        Ok(sessions
+            .into_iter()
+            .take(SESSIONS_SHOWN)
+            .map(|(session, record)| SessionStatus {
+                session,
+                client: format!("{} {} {}", record.info.host, record.info.pid, record.info.purpose),
+                idle_ms: millis(self.registry.idle(session, self.now)),
+                open: self.opens.count(session) as u64,
+                locks: self.locks.count(session) as u64,
+                leases: self.leasing.as_ref().map_or(0, |l| l.count(session)) as u64,
+            })
+            .collect())
+    }
+}
+
+/// Sessions in one status: it must fit a frame.
+const SESSIONS_SHOWN: usize = 2048;

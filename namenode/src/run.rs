@@ -1,0 +1,217 @@
+//! The life of a NameNode process.
+
+use crate::board::Board;
+use crate::config::NameNodeConfig;
+use crate::datanodes::DataNodes;
+use crate::handle::{Event, Handle};
+use crate::home::Home;
+use crate::kv::RedbBase;
+use crate::owner::{COMMITTED_MAX, Fatal, Inputs, Owner, Surroundings};
+use crate::workers::{self, Checkpointer, FsckDesk, Tools};
+use crate::{service, workers::save};
+use anyhow::{Context, anyhow, bail};
+use quarry_common::clock::{Clock, SystemClock};
+use quarry_common::transport::{Listener, Transport};
+use quarry_log::{Committed, Log, LogConfig};
+use quarry_namenode_core::{Base, Body, Outcome, State};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Runs a NameNode until `shutdown` is cancelled, or until it can no longer be trusted.
+///
+/// `ready` gets the address where it listens, once it serves.
+///
+/// # Errors
+/// When the directory, the address, the log or the database cannot be used, and when the log or the state fails.
+pub async fn run(
+    config: NameNodeConfig,
+    transport: Arc<dyn Transport>,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<SocketAddr>,
+) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let home = Home::open(&config.dir, &config.cluster, config.node)?;
+    let listener: Arc<dyn Listener> = transport
+        .listen(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?
+        .into();
+    let running = start(&config, &home, &transport, listener.local_address()).await?;
+    let result = serve(&config, &transport, &listener, &running, &shutdown, ready).await;
+    listener.close().await;
+    let stopped = running.stop().await;
+    // What went wrong first says more.
+    result.and(stopped)
+}
+
+/// The owner's thread and what it works with.
+struct Running {
+    owner: Handle,
+    base: Arc<RedbBase>,
+    log: Arc<Log>,
+    board: Arc<Board>,
+    fsck: Arc<FsckDesk>,
+    delivered: watch::Receiver<u64>,
+    stop: CancellationToken,
+    ended: oneshot::Receiver<Result<Owner, Fatal>>,
+}
+
+/// Opens database and log, and starts the owner.
+async fn start(
+    config: &Arc<NameNodeConfig>,
+    home: &Home,
+    _transport: &Arc<dyn Transport>,
+    address: SocketAddr,
+) -> anyhow::Result<Running> {
+    let path = home.database();
+    let (base, state) = tokio::task::spawn_blocking(move || open_state(&path)).await??;
+    let (sink, committed) = mpsc::channel(COMMITTED_MAX);
+    let log = Log::open(LogConfig::new(home.log(), config.node), state.applied(), sink)
+        .await
+        .context("cannot open the log")?;
+    let log = Arc::new(log);
+    let (owner, events) = Handle::new();
+    let (delivered_tx, delivered) = watch::channel(state.applied());
+    let (board, fsck) = (Arc::new(Board::default()), Arc::new(FsckDesk::default()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let around = Surroundings {
+        config: config.clone(),
+        clock,
+        log: log.clone(),
+        address,
+        board: board.clone(),
+        fsck: fsck.clone(),
+        delivered: delivered_tx,
+    };
+    let stop = CancellationToken::new();
+    let ended = spawn_owner(around, state, events, committed, stop.clone())?;
+    Ok(Running { owner, base, log, board, fsck, delivered, stop, ended })
+}
+
+fn open_state(path: &std::path::Path) -> anyhow::Result<(Arc<RedbBase>, State)> {
+    let base = Arc::new(RedbBase::open(path).with_context(|| format!("cannot open {}", path.display()))?);
+    let below: Arc<dyn Base> = base.clone();
+    let state = State::open(below).with_context(|| format!("cannot use {}", path.display()))?;
+    Ok((base, state))
+}
+
+/// The owner works on a thread of its own, with a runtime for nothing else: nothing that other tasks do delays it.
+fn spawn_owner(
+    around: Surroundings,
+    state: State,
+    events: mpsc::Receiver<Event>,
+    committed: mpsc::Receiver<Committed>,
+    stop: CancellationToken,
+) -> anyhow::Result<oneshot::Receiver<Result<Owner, Fatal>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .context("cannot start the owner's runtime")?;
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("namenode-owner".to_owned())
+        .spawn(move || {
+            let owner = Owner::new(around, state);
+            let result = runtime.block_on(owner.run(Inputs { events, committed, stop }));
+            // Nobody waits for it if the process gave up before.
+            let _ = ended.send(result);
+        })
+        .context("cannot start the owner's thread")?;
+    Ok(end)
+}
+
+/// From the end of the start to the beginning of the stop.
+async fn serve(
+    config: &Arc<NameNodeConfig>,
+    transport: &Arc<dyn Transport>,
+    listener: &Arc<dyn Listener>,
+    running: &Running,
+    shutdown: &CancellationToken,
+    ready: oneshot::Sender<SocketAddr>,
+) -> anyhow::Result<()> {
+    let tools = Tools {
+        owner: running.owner.clone(),
+        config: config.clone(),
+        datanodes: Arc::new(DataNodes::new(transport.clone())),
+        checkpointer: Arc::new(Checkpointer::new(
+            running.owner.clone(),
+            running.base.clone(),
+            running.log.clone(),
+        )),
+        board: running.board.clone(),
+    };
+    let caught_up = tokio::select! {
+        result = catch_up(config, running) => result,
+        // Its own error says more, and comes with the stop.
+        () = running.stop.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    caught_up?;
+    let stop = running.stop.child_token();
+    let workers = workers::start(&tools, running.fsck.clone(), &stop);
+    let accepting = tokio::spawn(service::accept(listener.clone(), running.owner.clone()));
+    tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
+    // Whoever started us may not care.
+    let _ = ready.send(listener.local_address());
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        error = running.log.failed() => Err(anyhow!("the log failed: {error}")),
+        () = running.owner.closed() => Ok(()),
+    };
+    stop.cancel();
+    workers.wait().await;
+    accepting.abort();
+    result
+}
+
+/// Waits until the log is applied as far as it goes, makes a new cluster if it is one, and checks that it is ours.
+async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<()> {
+    let recovered = running.log.recovered();
+    let mut delivered = running.delivered.clone();
+    let begun = std::time::Instant::now();
+    if delivered.wait_for(|d| *d >= recovered).await.is_err() {
+        // The owner's own error says why.
+        return Ok(());
+    }
+    tracing::info!(upto = recovered, ms = begun.elapsed().as_millis() as u64, "log applied");
+    let cluster = running.owner.ask(|owner| Ok(owner.cluster())).await?;
+    if cluster.is_empty() {
+        let body =
+            Body::Format { cluster: config.cluster.clone(), default_replication: config.default_replication };
+        match running.owner.propose(body).await? {
+            Ok(Outcome::Done) => tracing::info!(cluster = %config.cluster, "made a new file system"),
+            Ok(other) => bail!("cannot make a new file system: {other:?}"),
+            Err(refused) => bail!("cannot make a new file system: {refused}"),
+        }
+    } else if cluster != config.cluster {
+        bail!("{} belongs to cluster `{cluster}`, not `{}`", config.dir.display(), config.cluster);
+    }
+    running.owner.ask(|owner| owner.recover_sessions()).await?;
+    Ok(())
+}
+
+impl Running {
+    /// Ends the owner, and saves what it has, so that the next start has nothing to apply.
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let ended = self.ended.await.map_err(|_| anyhow!("the owner of the state panicked"))?;
+        let result = match ended {
+            Ok(mut owner) => {
+                if let Some((overlay, applied)) = owner.freeze()
+                    && let Err(error) = save(&self.base, overlay).await
+                {
+                    tracing::error!(%error, applied, "no last checkpoint; the next start applies the log");
+                }
+                Ok(())
+            }
+            Err(fatal) => Err(anyhow::Error::new(fatal).context("the NameNode cannot go on")),
+        };
+        match Arc::try_unwrap(self.log) {
+            Ok(log) => log.shutdown().await,
+            Err(_) => tracing::debug!("the log is still in use, and ends with the process"),
+        }
+        result
+    }
+}

@@ -1,0 +1,167 @@
+//! Finds replicas that are missing, and chunks that no file refers to.
+//!
+//! Heartbeats carry digests of the groups. When serving members of a group differ for a while, and now and then in any
+//! case, the group is compared chunk by chunk with what files refer to. A member that lacks something is synced anew,
+//! garbage is deleted.
+
+use super::compare::{CompareError, compare};
+use super::{Round, Tools, Worker};
+use crate::datanodes::CallError;
+use crate::handle::Stopped;
+use crate::owner::{AuditGroup, Target};
+use async_trait::async_trait;
+use quarry_common::ids::PgId;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A digest older than so many heartbeats is not compared: each heartbeat tells of some groups only.
+const FRESH_HEARTBEATS: u32 = 60;
+/// A group that is compared because its members differ is left alone for so many times `audit_after`: they may just be
+/// busy.
+const REST: u32 = 10;
+/// Between looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is known of a group.
+#[derive(Debug, Default)]
+struct Watch {
+    differs_since: Option<Instant>,
+    audited: Option<Instant>,
+}
+
+pub(super) struct Auditor {
+    tools: Tools,
+    begun: Instant,
+    groups: BTreeMap<PgId, Watch>,
+    audits: u64,
+    missing: u64,
+    garbage: u64,
+}
+
+impl Auditor {
+    pub(super) fn new(tools: Tools) -> Self {
+        let begun = Instant::now();
+        Self { tools, begun, groups: BTreeMap::new(), audits: 0, missing: 0, garbage: 0 }
+    }
+
+    /// Whether it is time to compare the group.
+    fn is_due(&mut self, group: &AuditGroup) -> bool {
+        let (after, age) = (self.tools.config.audit_after, self.tools.config.orphan_age);
+        let watch = self.groups.entry(group.pg).or_default();
+        match (group.differs, watch.differs_since) {
+            (true, None) => watch.differs_since = Some(Instant::now()),
+            (false, _) => watch.differs_since = None,
+            (true, Some(_)) => {}
+        }
+        let since_audit = watch.audited.map(|at| at.elapsed());
+        let differs = watch.differs_since.is_some_and(|since| since.elapsed() >= after);
+        let rested = since_audit.is_none_or(|since| since >= after * REST);
+        // A floor is raised after `orphan_age` at the earliest; then there may be garbage.
+        let routine = since_audit.unwrap_or_else(|| self.begun.elapsed()) >= age + age / 30;
+        (differs && rested) || routine
+    }
+
+    async fn audit(&mut self, group: &AuditGroup) -> Result<(), Stopped> {
+        for (target, _) in &group.members {
+            match self.audit_member(group.pg, target).await {
+                Ok(()) => {}
+                Err(CompareError::Stopped(stopped)) => return Err(stopped),
+                Err(CompareError::Node(error)) => {
+                    tracing::warn!(pg = %group.pg, node = %target.node, %error, "cannot audit a member");
+                }
+            }
+        }
+        self.audits += 1;
+        let watch = self.groups.entry(group.pg).or_default();
+        *watch = Watch { differs_since: None, audited: Some(Instant::now()) };
+        Ok(())
+    }
+
+    async fn audit_member(&mut self, pg: PgId, target: &Target) -> Result<(), CompareError> {
+        let node = target.node;
+        let mut after = None;
+        loop {
+            let findings = compare(&self.tools, pg, target, after).await?;
+            if let Some(first) = findings.missing.first() {
+                let count = findings.missing.len();
+                tracing::error!(%pg, %node, count, %first, "chunks are missing; the member syncs anew");
+                self.missing += count as u64;
+                self.tools
+                    .owner
+                    .ask(move |owner| {
+                        owner.lacks(pg, node);
+                        Ok(())
+                    })
+                    .await?;
+            }
+            if !findings.garbage.is_empty() {
+                self.tools.datanodes.delete(target, &findings.garbage).await?;
+                self.garbage += findings.garbage.len() as u64;
+                tracing::info!(%pg, %node, chunks = findings.garbage.len(), "deleted chunks of no file");
+            }
+            match findings.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Rids a node of the chunks of a group that it has left.
+    async fn evict(&mut self) -> Result<(), Stopped> {
+        let Some((pg, target)) = self.tools.owner.ask(|owner| Ok(owner.evict())).await? else {
+            return Ok(());
+        };
+        let node = target.node;
+        match self.delete_all(pg, &target).await {
+            Ok(chunks) => tracing::info!(%pg, %node, chunks, "deleted the chunks of a group that was left"),
+            Err(error) => {
+                tracing::warn!(%pg, %node, %error, "cannot delete the chunks of a group that was left");
+            }
+        }
+        self.tools
+            .owner
+            .ask(move |owner| {
+                owner.evicted(pg, node);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn delete_all(&mut self, pg: PgId, target: &Target) -> Result<u64, CallError> {
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let page = self.tools.datanodes.list(target, pg, after).await?;
+            self.tools.datanodes.delete(target, &page.ids).await?;
+            count += page.ids.len() as u64;
+            self.garbage += page.ids.len() as u64;
+            after = page.ids.last().copied();
+            if page.end || after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Worker for Auditor {
+    fn name(&self) -> &'static str {
+        "auditor"
+    }
+
+    async fn round(&mut self) -> Result<Round, Stopped> {
+        self.evict().await?;
+        let fresh = self.tools.config.heartbeat_interval * FRESH_HEARTBEATS;
+        let groups = self.tools.owner.ask(move |owner| Ok(owner.audit_groups(fresh))).await?;
+        for group in &groups {
+            if self.is_due(group) {
+                self.audit(group).await?;
+            }
+        }
+        let line = format!(
+            "{} groups compared, {} replicas were missing, {} chunks of no file deleted",
+            self.audits, self.missing, self.garbage
+        );
+        Ok(Round { line, pause: PAUSE })
+    }
+}

@@ -1,0 +1,132 @@
+//! Leases: granted with answers, recalled before others' changes.
+
+use crate::bench::{Bench, Client, Running, create, eventually, file, unlink};
+use quarry_common::ids::Ino;
+use quarry_common::wire::error::{FsError, ServiceError};
+use quarry_common::wire::fs::{NewNode, Query};
+use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Request};
+use std::sync::Arc;
+
+async fn two(bench: &mut Bench) -> (Running, Client, Arc<Client>) {
+    bench.config.leases = true;
+    let running = bench.start().await;
+    let (a, b) = (bench.client(&running, "a").await, bench.client(&running, "b").await);
+    (running, a, Arc::new(b))
+}
+
+async fn leases_of_lookup(client: &Client, name: &str) -> Vec<Ino> {
+    let query = Query::Lookup { parent: Ino::ROOT, name: name.as_bytes().into() };
+    let granted = client.respond(Request::Query(query)).await.leases;
+    assert!(granted.iter().all(|LeaseGrant { mode, .. }| *mode == LeaseMode::Shared));
+    granted.into_iter().map(|grant| grant.ino).collect()
+}
+
+/// Numbers and inodes of the recalls that came so far.
+fn recalls(client: &Client) -> Vec<(u64, Ino)> {
+    let recall = |push| match push {
+        Push::Recall { number, ino, keep: None } => Some((number, ino)),
+        _ => None,
+    };
+    client.pushes.all().into_iter().filter_map(recall).collect()
+}
+
+#[tokio::test]
+async fn a_change_waits_until_nobody_else_caches_what_it_changes() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let ino = b.attr_of(file("x")).await.ino;
+    assert_eq!(leases_of_lookup(&a, "x").await, [Ino::ROOT, ino]);
+    assert_eq!(leases_of_lookup(&a, "absent").await, [Ino::ROOT]);
+    let change = {
+        let b = b.clone();
+        tokio::spawn(async move { b.attr_of(unlink("x")).await })
+    };
+    eventually("both leases are recalled", async || recalls(&a).len() == 2).await;
+    // Recalled, not answered: no change yet, and no new lease.
+    assert!(a.lookup("x").await.is_ok());
+    assert_eq!(leases_of_lookup(&a, "x").await, []);
+    let acks = recalls(&a).into_iter().map(|(number, _)| (number, false)).collect();
+    a.ask(Request::RecallDone { recalls: acks }).await.unwrap();
+    assert_eq!(change.await.unwrap().nlink, 0);
+    assert_eq!(a.lookup("x").await, Err(FsError::NotFound.into()));
+    assert_eq!(leases_of_lookup(&a, "x").await, [Ino::ROOT]);
+    // Its own changes recall nothing.
+    a.attr_of(file("y")).await;
+    assert_eq!(recalls(&a).len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_answer_delays_others_for_a_term() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let ino = b.attr_of(file("x")).await.ino;
+    assert!(leases_of_lookup(&a, "x").await.contains(&ino));
+    assert_eq!(b.attr_of(unlink("x")).await.ino, ino);
+    assert!(!recalls(&a).is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_open_under_a_lease_outlives_its_name() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let theirs = b.attr_of(file("x")).await.ino;
+    let own = a.attr_of(create("y", NewNode::File { open: false })).await.ino;
+    leases_of_lookup(&a, "x").await;
+    // `own` is leased with the answer that made it; its maker removes it, with both open and the NameNode not told.
+    let change = {
+        let b = b.clone();
+        tokio::spawn(async move { b.attr_of(unlink("x")).await })
+    };
+    let ack_all = async |open: bool| {
+        let acks = recalls(&a).into_iter().map(|(number, _)| (number, open)).collect();
+        a.ask(Request::RecallDone { recalls: acks }).await.unwrap();
+    };
+    eventually("the change goes on", async || {
+        ack_all(true).await;
+        change.is_finished()
+    })
+    .await;
+    change.await.unwrap();
+    a.attr_of(unlink("y")).await;
+    eventually("its maker is asked", async || recalls(&a).iter().any(|(_, ino)| *ino == own)).await;
+    ack_all(true).await;
+    for ino in [theirs, own] {
+        assert_eq!(a.attr(ino).await.unwrap().nlink, 0);
+    }
+    a.ask(Request::Close { inos: vec![theirs, own] }).await.unwrap();
+    eventually("both are reaped", async || {
+        ack_all(false).await;
+        a.attr(theirs).await.is_err() && a.attr(own).await.is_err()
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_unknown_leases_are_waited_out_or_given_up() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let ino = a.attr_of(file("x")).await.ino;
+    leases_of_lookup(&a, "x").await;
+    running.stop().await;
+    let running = bench.start().await;
+    let again = bench.connect(&running, "b").await;
+    let resume = |session| Request::ResumeSession { session, open: vec![], locks: vec![] };
+    again.ask(resume(b.session)).await.unwrap();
+    let again = Arc::new(again);
+    let change = {
+        let again = again.clone();
+        tokio::spawn(async move {
+            again.ask(Request::Mutate { slot: 1, sequence: 1, mutation: unlink("x") }).await
+        })
+    };
+    // The first client comes back without leases: nothing is in the way any more.
+    let a_again = bench.connect(&running, "a").await;
+    a_again.ask(resume(a.session)).await.unwrap();
+    assert!(change.await.unwrap().is_ok());
+    let gone = a_again.attr(ino).await;
+    assert!(matches!(gone, Ok(_) | Err(ServiceError::Fs(_))), "{gone:?}");
+    running.stop().await;
+}

@@ -1,0 +1,147 @@
+//! Sessions, retries, and who may ask what.
+
+use crate::bench::{Bench, DEADLINE, create, dial, eventually, file, unlink};
+use quarry_common::identity::Role;
+use quarry_common::ids::Ino;
+use quarry_common::rpc::{Observer, RpcClient, SessionProtocol};
+use quarry_common::wire::error::{FsError, ServiceError};
+use quarry_common::wire::fs::{NewNode, QueryReply};
+use quarry_common::wire::session::{Push, Reply, Request, Response};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn a_retry_gets_the_first_answer() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    let client = bench.client(&running, "a").await;
+    let request = Request::Mutate { slot: 3, sequence: 1, mutation: file("x") };
+    let first = client.ask(request.clone()).await.unwrap();
+    assert_eq!(client.ask(request).await.unwrap(), first);
+    let again = Request::Mutate { slot: 3, sequence: 2, mutation: file("x") };
+    assert_eq!(client.ask(again).await, Err(FsError::Exists.into()));
+    let Reply::Mutation(quarry_common::wire::fs::MutationReply::Attr(made)) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(client.lookup("x").await.unwrap(), made);
+    assert_eq!(client.lookup("y").await, Err(FsError::NotFound.into()));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn many_requests_at_once() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    let client = Arc::new(bench.client(&running, "a").await);
+    let tasks: Vec<_> = (0..64u16)
+        .map(|slot| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for n in 0..20 {
+                    client.mutate(slot, file(&format!("{slot}-{n}"))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let status = client.status().await;
+    assert_eq!(status.files, 64 * 20);
+    assert_eq!(status.sessions.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_session_there_is_only_the_status() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    let client = bench.connect(&running, "a").await;
+    assert_eq!(client.lookup("x").await, Err(ServiceError::SessionExpired));
+    assert_eq!(client.ask(Request::Renew).await, Err(ServiceError::SessionExpired));
+    assert_eq!(client.status().await.cluster, "bench");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn only_its_own_client_resumes_a_session() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    let client = bench.client(&running, "a").await;
+    let resume = Request::ResumeSession { session: client.session, open: vec![], locks: vec![] };
+    let foreign = bench.connect(&running, "b").await;
+    let refused = foreign.ask(resume.clone()).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthorised(_))), "{refused:?}");
+    let other = bench.connect(&running, "a").await;
+    assert!(matches!(other.ask(resume.clone()).await, Ok(Reply::Session { .. })));
+    // The session has moved: the first connection is closed.
+    client.rpc.closed().await;
+    other.attr_of(file("x")).await;
+    assert_eq!(other.ask(Request::CloseSession).await, Ok(Reply::Done));
+    assert_eq!(other.ask(resume).await, Err(ServiceError::SessionExpired));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_open_file_outlives_its_name_until_the_session_expires() {
+    let mut bench = Bench::new();
+    bench.config.session_ttl = Duration::from_secs(2);
+    let running = bench.start().await;
+    let (holder, other) = (bench.client(&running, "a").await, bench.client(&running, "b").await);
+    let ino = holder.attr_of(create("x", NewNode::File { open: true })).await.ino;
+    let closed = other.attr_of(file("y")).await.ino;
+    other.attr_of(unlink("x")).await;
+    other.attr_of(unlink("y")).await;
+    eventually("a closed one is reaped", async || {
+        other.attr(closed).await == Err(FsError::Stale.into())
+            || other.attr(closed).await == Err(FsError::NotFound.into())
+    })
+    .await;
+    assert_eq!(holder.attr(ino).await.unwrap().nlink, 0);
+    holder.drop_connection();
+    eventually("the open one is reaped", async || other.attr(ino).await.is_err()).await;
+    assert!(matches!(other.ask(Request::Open { ino }).await, Err(ServiceError::Fs(FsError::Stale))));
+    assert_eq!(other.status().await.sessions.len(), 1);
+    let resume = Request::ResumeSession { session: holder.session, open: vec![], locks: vec![] };
+    let late = bench.connect(&running, "a").await;
+    assert_eq!(late.ask(resume).await, Err(ServiceError::SessionExpired));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn closing_frees_at_once() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    let client = bench.client(&running, "a").await;
+    let ino = client.attr_of(create("x", NewNode::File { open: true })).await.ino;
+    client.attr_of(unlink("x")).await;
+    assert!(client.attr(ino).await.is_ok());
+    client.ask(Request::Close { inos: vec![ino] }).await.unwrap();
+    eventually("it is reaped", async || client.attr(ino).await.is_err()).await;
+    let statfs = client.query(quarry_common::wire::fs::Query::StatFs).await.unwrap();
+    assert!(matches!(statfs, QueryReply::StatFs(s) if s.inodes == 1), "{statfs:?}");
+    assert!(client.attr(Ino::ROOT).await.is_ok());
+    running.stop().await;
+}
+
+struct Ignore;
+
+impl Observer<SessionProtocol> for Ignore {
+    fn response(&self, _: &Response, _: Instant) {}
+    fn push(&self, _: Push) {}
+}
+
+#[tokio::test]
+async fn a_datanode_is_no_client_and_a_namenode_has_nothing_to_ask() {
+    let bench = Bench::new();
+    let running = bench.start().await;
+    for (role, id) in [(Role::DataNode, "9"), (Role::NameNode, "2")] {
+        let connection = dial(&bench.transport(role, id), &running).await;
+        let started = RpcClient::<SessionProtocol>::start(connection.clone(), Arc::new(Ignore)).await;
+        assert!(started.is_err(), "{role} was served");
+    }
+    let gateway = dial(&bench.transport(Role::Gateway, "web"), &running).await;
+    let gateway = RpcClient::<SessionProtocol>::start(gateway, Arc::new(Ignore)).await.unwrap();
+    assert!(gateway.call(Request::ClusterStatus, DEADLINE).await.unwrap().result.is_ok());
+    running.stop().await;
+}
