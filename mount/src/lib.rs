@@ -92,13 +92,14 @@ pub async fn run(
     .map_err(kernel_error)?;
     let mut ended = join(session);
     mountpoint::raise_read_ahead(&path).await;
+    let root = mountpoint::open_root(&path).await;
     tracing::info!(mountpoint = %path.display(), "mounted");
     let _ = ready.send(());
 
     let served = tokio::select! {
         served = &mut ended => served,
         () = shutdown.cancelled() => {
-            match mountpoint::unmount(&path).await {
+            match mountpoint::unmount(&path, root).await {
                 Unmounted::Now => ended.await,
                 Unmounted::WhenIdle => tokio::time::timeout(LINGER, ended).await.unwrap_or(Ok(Ok(()))),
             }
@@ -121,7 +122,8 @@ fn fuse_config(config: &MountConfig) -> Config {
     let mut fuse = Config::default();
     fuse.mount_options = vec![
         MountOption::FSName(config.source.clone()),
-        MountOption::Subtype("quarry".into()),
+        // fuser hands its own `Subtype` to fusermount only; the kernel takes it as well.
+        MountOption::CUSTOM("subtype=quarry".into()),
         MountOption::DefaultPermissions,
     ];
     if config.options.read_only {

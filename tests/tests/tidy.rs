@@ -15,7 +15,9 @@ fn root() -> PathBuf {
 /// Files that git tracks, with their contents; what is no text is left out.
 fn files(pattern: &str) -> Vec<(String, String)> {
     let list = shell(&root(), &format!("git ls-files '{pattern}'"));
-    list.lines().filter_map(|name| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?))).collect()
+    list.lines()
+        .filter_map(|name| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?)))
+        .collect()
 }
 
 #[test]

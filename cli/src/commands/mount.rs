@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// After a stop was asked for, what is not yet with the cluster gets this long to go there.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Set for the child of `--background`, which reports on its standard output.
 const CHILD: &str = "QUARRY_MOUNT_CHILD";
 /// What the child reports when programs may use the mount.

@@ -102,7 +102,7 @@ fn status_locate_and_fsck_speak_to_people_and_programs() {
 #[test]
 fn fsck_finds_what_is_missing() {
     let mut cluster = Cluster::options().datanodes(1).replication("1").start();
-    let mount = cluster.mount();
+    let mut mount = cluster.mount();
     shell(mount.root(), "head -c 100000 /dev/urandom > f; sync f");
     cluster.kill_datanode(1);
     shell(&cluster.path("datanode-1/data_blocks"), "find . -type f | head -1 | xargs rm");
@@ -111,6 +111,7 @@ fn fsck_finds_what_is_missing() {
     let output = run_quarry(&["fsck", "--config", &cluster.client_config().display().to_string()]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     // An honest error, and no garbage.
+    mount.remount();
     assert_eq!(fs::read(mount.path("f")).map_err(|e| e.raw_os_error()), Err(Some(libc::EIO)));
 }
 

@@ -26,7 +26,6 @@ fn attributes_in_every_namespace_with_their_limits() {
     assert_eq!(getxattr(&f, "user.big", &mut buffer).unwrap(), 65_536);
     assert_eq!(buffer, big);
     assert_eq!(getxattr(&f, "user.a", &mut buffer[..3]), Err(Errno::RANGE));
-    assert_eq!(getxattr(&f, "user.a", &mut buffer[..0]).unwrap(), 6);
     let length = listxattr(&f, &mut buffer).unwrap();
     let mut names: Vec<&[u8]> = buffer[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
     names.sort_unstable();
