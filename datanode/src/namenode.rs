@@ -8,12 +8,12 @@ use quarry_common::limits::COMMIT_SLICES_MAX;
 use quarry_common::rpc::{NodeProtocol, Observer, RpcClient, RpcError};
 use quarry_common::transport::{Expect, Transport, TransportError};
 use quarry_common::wire::cluster::{
-    HEARTBEAT_GROUPS_MAX, Heartbeat, NodeReply, NodeRequest, Placement, RegisterNode,
+    HEARTBEAT_GROUPS_MAX, Heartbeat, NodeReply, NodeRequest, NodeState, Placement, RegisterNode,
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use rand::Rng;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +34,8 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const TROUBLE_MAX: usize = 240;
 /// How often we ask which groups we belong to, so that an empty one is reported as well.
 const PLACEMENT_INTERVAL: Duration = Duration::from_secs(10);
+/// What the NameNode says about other nodes is believed for this long.
+const SILENT_HOLD: Duration = Duration::from_millis(500);
 /// Chunks in one report or question. The NameNode answers no more at once.
 const CHUNKS_AT_ONCE: usize = COMMIT_SLICES_MAX;
 
@@ -50,6 +52,15 @@ pub(crate) struct Introduction {
 pub(crate) struct NameNode {
     client: Mutex<Option<Arc<RpcClient<NodeProtocol>>>>,
     heartbeats: AtomicU64,
+    /// Held while asking: many writers that wait for the same member ask once.
+    silent: tokio::sync::Mutex<Silent>,
+}
+
+/// Nodes that the NameNode does not hear of.
+#[derive(Default)]
+struct Silent {
+    asked: Option<Instant>,
+    nodes: HashSet<NodeId>,
 }
 
 /// Why there is no conversation.
@@ -77,7 +88,7 @@ impl Observer<NodeProtocol> for Nothing {
 
 impl NameNode {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { client: Mutex::new(None), heartbeats: AtomicU64::new(0) })
+        Arc::new(Self { client: Mutex::default(), heartbeats: AtomicU64::new(0), silent: Default::default() })
     }
 
     /// What the NameNode knows of chunks; those that no file refers to are missing.
@@ -97,6 +108,20 @@ impl NameNode {
             }
         }
         Ok(known)
+    }
+
+    /// Whether the NameNode says that it has not heard of the node for some time. If it cannot be asked, nobody knows.
+    pub(crate) async fn has_lost(&self, node: NodeId) -> bool {
+        let mut silent = self.silent.lock().await;
+        if silent.asked.is_none_or(|asked| asked.elapsed() >= SILENT_HOLD)
+            && let Some(client) = self.client()
+        {
+            let placement = client.call(NodeRequest::Placement, CALL_TIMEOUT).await;
+            let Ok(Ok(NodeReply::Placement(Placement { nodes, .. }))) = placement else { return false };
+            let lost = nodes.into_iter().filter(|n| matches!(n.state, NodeState::Suspect | NodeState::Dead));
+            *silent = Silent { asked: Some(Instant::now()), nodes: lost.map(|n| n.id).collect() };
+        }
+        silent.nodes.contains(&node)
     }
 
     fn client(&self) -> Option<Arc<RpcClient<NodeProtocol>>> {

@@ -1,5 +1,6 @@
 //! Passing a chunk on to the members behind us while it arrives.
 
+use crate::namenode::NameNode;
 use crate::peers::{Found, Peers};
 use bytes::Bytes;
 use quarry_common::frame;
@@ -9,12 +10,20 @@ use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, DataResponse, 
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Once the next member has all bytes, it may take this long, and as long again for each member behind it: members must
-/// give up in the order from the back to the front, or else a slow last one would make all before it look dead.
-const MEMBER_TIMEOUT: Duration = Duration::from_secs(4);
-/// No chain may take longer than this: the client gives up after 20 s.
+/// When the next member has all bytes and does not answer for this long, the NameNode is asked whether it hears of it, and
+/// again after each `ASK_AGAIN`: so a member that is gone is given up soon, and one whose disk is busy is not.
+const ASK_AFTER: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest that a chunk may take along the chain once all of it is here: the client gives up after 20 s.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(16);
+
+/// How long to wait for a member with so many others behind it: 8, 12, 14, 15 s and so on. Members must give up in the order
+/// from the back to the front, or else a slow last one would make all before it look dead.
+fn member_timeout(behind: usize) -> Duration {
+    CHAIN_TIMEOUT - CHAIN_TIMEOUT / (2 << behind.min(10))
+}
 
 /// The checked blocks of a chunk, as they arrive. Closed before the last one when the chunk will never be complete.
 pub(super) type Feed = watch::Sender<Vec<Bytes>>;
@@ -29,15 +38,16 @@ pub(super) struct Passed {
 
 /// Passes a chunk on along its chain. A member that fails is skipped: the next one gets the chunk from us, from the
 /// blocks that we still have. Never fails itself, as our own copy does not depend on it.
-pub(super) async fn pass_on(peers: &Peers, header: &WriteChunk, feed: &Fed) -> Passed {
+pub(super) async fn pass_on(peers: &Peers, namenode: &NameNode, header: &WriteChunk, feed: &Fed) -> Passed {
     let mut passed = Passed::default();
+    let mut deadline = None;
     for (at, hop) in header.chain.iter().enumerate() {
         let behind = &header.chain[at + 1..];
         let header = WriteChunk { chain: behind.to_vec(), ..header.clone() };
         let sending = send_to(peers, hop, &header, feed);
         let outcome = tokio::select! {
             outcome = sending => outcome,
-            error = too_late(header.block_crcs.len(), behind.len(), feed) => Err(error),
+            error = too_late(namenode, hop.node, &header, feed, &mut deadline) => Err(error),
         };
         match outcome {
             Ok((holders, failed)) => {
@@ -59,15 +69,32 @@ pub(super) async fn pass_on(peers: &Peers, header: &WriteChunk, feed: &Fed) -> P
     passed
 }
 
-/// Waits until a member has had its time, which begins when it could have all bytes.
-async fn too_late(blocks: usize, behind: usize, feed: &Fed) -> String {
+/// Waits until a member has had its time, which begins when it could have all bytes, or is known to be gone. The deadline for
+/// all members together is set by the first.
+async fn too_late(
+    namenode: &NameNode,
+    node: NodeId,
+    header: &WriteChunk,
+    feed: &Fed,
+    deadline: &mut Option<Instant>,
+) -> String {
     let mut feed = feed.clone();
-    if feed.wait_for(|fed| fed.len() == blocks).await.is_err() {
+    if feed.wait_for(|fed| fed.len() == header.block_crcs.len()).await.is_err() {
         return "the chunk did not arrive".to_owned();
     }
-    let limit = (MEMBER_TIMEOUT * (1 + behind as u32)).min(CHAIN_TIMEOUT);
-    tokio::time::sleep(limit).await;
-    format!("no answer in {} s", limit.as_secs())
+    let began = Instant::now();
+    let all = *deadline.get_or_insert(began + CHAIN_TIMEOUT);
+    let until = all.min(began + member_timeout(header.chain.len()));
+    let mut pause = ASK_AFTER;
+    while Instant::now() + pause < until {
+        sleep(pause).await;
+        pause = ASK_AGAIN;
+        if timeout_at(until, namenode.has_lost(node)).await == Ok(true) {
+            return "it does not answer, and the NameNode does not hear of it".to_owned();
+        }
+    }
+    sleep_until(until).await;
+    format!("no answer in {} s", began.elapsed().as_secs())
 }
 
 /// Whether the chunk will never be complete.
@@ -125,5 +152,18 @@ async fn converse(
         (Ok(response), Ok(())) => Ok(response),
         (Ok(Err(refusal)), Err(_)) => Ok(Err(refusal)),
         (_, Err(error)) | (Err(error), _) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_give_up_from_the_back_to_the_front() {
+        let limits: Vec<Duration> = (0..8).map(member_timeout).collect();
+        assert_eq!(limits[0], Duration::from_secs(8));
+        assert!(limits.is_sorted_by(|a, b| a < b) && limits[7] < CHAIN_TIMEOUT);
+        assert!(member_timeout(63) < CHAIN_TIMEOUT);
     }
 }

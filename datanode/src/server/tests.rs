@@ -6,6 +6,7 @@ use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::identity::Role;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
+use quarry_common::wire::cluster::{Node, NodeState, Placement};
 use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, IDS_MAX, WriteChunk};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::ChunkInfo;
@@ -76,11 +77,19 @@ async fn a_dead_member_is_skipped_and_named() {
     written(&[1, 3], &[2], &client.put(id(2), FULL, false, &chain).await.unwrap());
     cluster.stop_node(3).await;
     written(&[1], &[2, 3], &client.put(id(3), 10, true, &chain).await.unwrap());
-    // The pool notices that they are back, whatever it thinks of its old connections.
+    // The pool notices that they are back, although it believes for a moment that they are not.
     cluster.start_node(2).await;
     cluster.start_node(3).await;
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    written(&[1, 2, 3], &[], &client.put(id(4), FULL, true, &chain).await.unwrap());
+    let all = async {
+        loop {
+            let reply = client.put(id(4), FULL, true, &chain).await.unwrap();
+            if matches!(&reply, DataReply::Written { holders, .. } if holders.len() == 3) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), all).await.expect("they are never found again");
 }
 
 #[tokio::test]
@@ -98,6 +107,8 @@ async fn a_restarted_member_is_found_again_at_once() {
 #[tokio::test]
 async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
     let cluster = Cluster::start(2).await;
+    let lost = Node { id: NodeId(7), address: String::new(), state: NodeState::Suspect };
+    cluster.namenode.set_placement(Placement { nodes: vec![lost], ..Placement::default() });
     // Takes connections and never answers.
     let listener = cluster.transport(Role::DataNode, "7").listen(([127, 0, 0, 1], 0).into()).await.unwrap();
     let hangs = ChainHop { node: NodeId(7), address: listener.local_address().to_string() };
@@ -110,6 +121,8 @@ async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
     let client = cluster.client(1).await;
     let reply = client.put(id(1), FULL, false, std::slice::from_ref(&hangs)).await.unwrap();
     written(&[1], &[7], &reply);
+    let DataReply::Written { failed, .. } = reply else { unreachable!() };
+    assert!(failed[0].1.contains("NameNode"), "it is given up when the NameNode says so: {failed:?}");
     let impostor = ChainHop { node: NodeId(8), address: cluster.hop(2).address };
     written(&[1], &[8], &client.put(id(2), FULL, false, &[impostor]).await.unwrap());
     hanging.abort();

@@ -58,7 +58,7 @@ impl Server {
             self.on_disk(move |store| store.put(&trailer, &data, durable)).await.map_err(ServiceError::from)
         };
         let (ours, chain::Passed { mut holders, failed }) =
-            futures::join!(ours, chain::pass_on(&self.peers, &header, &fed));
+            futures::join!(ours, chain::pass_on(&self.peers, &self.namenode, &header, &fed));
         ours?;
         holders.insert(0, self.node);
         Ok(DataReply::Written { holders, failed })

@@ -10,7 +10,7 @@
 //! ```
 
 use super::error::OpenError;
-use super::health::Health;
+use super::health::{Health, Verdict, judge};
 use super::meta::{self, Owner};
 use super::trailer::{self, Trailer, TrailerError};
 use crate::disk::{Disk, DiskFile, TEMPORARY};
@@ -123,7 +123,11 @@ impl DataDir {
             self.groups().insert(pg);
         }
         // After the last look at the old one: a crash in between repeats the recovery.
-        meta::write_run(self.disk.as_ref(), &self.path, false)?;
+        match meta::write_run(self.disk.as_ref(), &self.path, false) {
+            // A full disk can still be read, and be made emptier.
+            Err(e) if judge(&e) == Verdict::Full => meta::remove_run(self.disk.as_ref(), &self.path)?,
+            written => written?,
+        }
         Ok(chunks)
     }
 

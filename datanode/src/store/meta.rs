@@ -113,6 +113,14 @@ pub(crate) fn write_run(disk: &dyn Disk, dir: &Path, closed: bool) -> io::Result
     write_small(disk, dir, RUN, text.into_bytes())
 }
 
+/// Takes back what was said last: the next start then looks at every file. Needs no room.
+pub(crate) fn remove_run(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match disk.remove(&dir.join(RUN)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => disk.sync_dir(dir),
+    }
+}
+
 /// What may be in a directory that was never used: our own beginnings, and what mkfs makes.
 fn ours_or_harmless(name: &str) -> bool {
     name == "lost+found" || name == super::dir::LOCK || name.ends_with(crate::disk::TEMPORARY)

@@ -259,6 +259,28 @@ fn full_and_failing_directories_do_not_take_down_the_others() {
 }
 
 #[test]
+fn a_full_disk_is_served_after_a_restart() {
+    let disk = FaultyDisk::default();
+    let store = open(&disk);
+    put(&store, id(1, 1), 100, true).unwrap();
+    put(&store, id(1, 2), 70_000, true).unwrap();
+    store.close();
+    drop(store);
+    disk.size(Path::new("/a"), 70_000);
+    let store = open(&disk);
+    assert!(!store.figures().writable && store.figures().trouble.contains("full"));
+    assert_eq!(read_all(&store, id(1, 1)).unwrap(), data(id(1, 1), 100));
+    // Without the note that the store is open, a loss of power must still be noticed.
+    disk.size(Path::new("/a"), 1 << 30);
+    store.refresh();
+    put(&store, id(1, 3), 70_000, false).unwrap();
+    for seed in 0..20 {
+        disk.lose_power(seed);
+        assert_recovered(&disk, &[id(1, 1), id(1, 2)], &[], "after a full disk");
+    }
+}
+
+#[test]
 fn a_disk_that_cannot_be_read_is_given_up() {
     let disk = FaultyDisk::default();
     let store = open_with(&disk, &options(&["/a", "/b"])).unwrap();

@@ -55,8 +55,7 @@ impl FakeNameNode {
     pub(crate) async fn until(&self, enough: impl FnMut(&Told) -> bool) -> Told {
         let mut told = self.shared.told.subscribe();
         let waiting = tokio::time::timeout(Duration::from_secs(30), told.wait_for(enough));
-        let told = waiting.await.expect("the NameNode is not told").unwrap().clone();
-        told
+        waiting.await.expect("the NameNode is not told").unwrap().clone()
     }
 
     /// From now on it knows this chunk.
