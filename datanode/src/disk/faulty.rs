@@ -393,5 +393,7 @@ impl DiskFile for FaultyFile {
         Ok(())
     }
 
+    fn begin_sync(&self) {}
+
     fn drop_cache(&self) {}
 }

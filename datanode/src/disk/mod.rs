@@ -28,7 +28,7 @@ pub(crate) trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes everything on the file system durable: cheaper than many files one by one.
+    /// Makes everything on the file system durable, also what others wrote to it: that may take long.
     fn sync_all(&self, path: &Path) -> io::Result<()>;
     /// How large and how full the file system is.
     fn space(&self, path: &Path) -> io::Result<Space>;
@@ -44,6 +44,8 @@ pub(crate) trait DiskFile: Send + Sync {
     fn write(&self, parts: &[Bytes]) -> io::Result<()>;
     /// Reads exactly so many bytes, or fails with `UnexpectedEof`.
     fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// Begins to write the content to the disk, and does not wait. A hint.
+    fn begin_sync(&self);
     /// Makes the content durable.
     fn sync(&self) -> io::Result<()>;
     /// Forgets what is cached of the file, so that a read shows what is really on the disk.

@@ -115,6 +115,11 @@ impl DiskFile for File {
         Ok(buffer)
     }
 
+    fn begin_sync(&self) {
+        // For dirty pages this means writing them; they stay in the cache meanwhile.
+        let _ = rustix::fs::fadvise(self, 0, None, Advice::DontNeed);
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }

@@ -235,11 +235,6 @@ impl DataDir {
         self.disk.remove(&self.chunk_path(id))
     }
 
-    /// Makes a chunk's content durable. Its name is only after [`sync_group`](Self::sync_group).
-    pub(crate) fn sync_content(&self, id: ChunkId) -> io::Result<()> {
-        self.open_chunk(id)?.sync()
-    }
-
     /// Makes the names of a group durable.
     pub(crate) fn sync_group(&self, pg: PgId) -> io::Result<()> {
         self.disk.sync_dir(&self.group_path(pg))

@@ -9,8 +9,8 @@ use quarry_common::ids::{ChunkId, PgId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// From so many files of one directory on, its whole file system is synced: one wait for the journal instead of many.
-const SYNC_ALL_FROM: usize = 8;
+/// Files that are open at once for a sync.
+const BATCH: usize = 64;
 
 impl Store {
     /// Returns when all of these chunks are durable.
@@ -55,20 +55,23 @@ impl Store {
 
     fn sync_in(&self, number: u16, ids: &[ChunkId]) -> Result<(), StoreError> {
         let dir = &self.dirs[usize::from(number)];
-        if ids.len() >= SYNC_ALL_FROM && dir.sync_all().is_ok() {
-            self.synced(ids);
-            return Ok(());
-        }
         let mut outcome = Ok(());
         let mut done = Vec::with_capacity(ids.len());
         let mut groups: BTreeSet<PgId> = BTreeSet::new();
-        for id in ids {
-            match dir.sync_content(*id) {
-                Ok(()) => {
-                    done.push(*id);
-                    groups.insert(id.pg());
+        for batch in ids.chunks(BATCH) {
+            // All are on their way before the first is waited for: the journal then commits them together, in a third of
+            // the time. (A sync of the whole file system would be faster still for small files, but waits for whatever
+            // others wrote to it.)
+            let files: Vec<_> = batch.iter().map(|id| (*id, dir.open_chunk(*id))).collect();
+            files.iter().filter_map(|(_, file)| file.as_ref().ok()).for_each(|file| file.begin_sync());
+            for (id, file) in files {
+                match file.and_then(|file| file.sync()) {
+                    Ok(()) => {
+                        done.push(id);
+                        groups.insert(id.pg());
+                    }
+                    Err(e) => outcome = Err(self.sync_failed(id, number, e)),
                 }
-                Err(e) => outcome = Err(self.sync_failed(*id, number, e)),
             }
         }
         for pg in groups {
@@ -99,10 +102,12 @@ impl Store {
     /// Makes one chunk durable that the caller has claimed.
     pub(super) fn sync_one(&self, claim: &Claim<'_>, place: Place) -> Result<(), StoreError> {
         let (id, dir) = (claim.id(), &self.dirs[usize::from(place.dir)]);
-        dir.sync_content(id).and_then(|()| dir.sync_group(id.pg())).map_err(|source| {
-            dir.health.write_failed(&source);
-            StoreError::Io { what: format!("cannot sync chunk {id}"), source }
-        })?;
+        dir.open_chunk(id).and_then(|file| file.sync()).and_then(|()| dir.sync_group(id.pg())).map_err(
+            |source| {
+                dir.health.write_failed(&source);
+                StoreError::Io { what: format!("cannot sync chunk {id}"), source }
+            },
+        )?;
         self.synced(&[id]);
         Ok(())
     }
