@@ -187,7 +187,7 @@ impl DataDir {
     /// failure in between would leave the name with an empty or half-written file, and the trailer would be the only
     /// thing that tells; and without the sync of the directory the name itself could be gone after we said it is there.
     /// When not `durable`, the order on the disk is the file system's choice: that is why recovery reads trailers after
-    /// the machine has stopped, and why nobody is told that the chunk is durable before [`sync`](Self::sync).
+    /// the machine has stopped, and why nobody is told that the chunk is durable before `Store::sync`.
     pub(crate) fn write(&self, id: ChunkId, parts: &[Bytes], durable: bool) -> io::Result<()> {
         self.make_group(id.pg())?;
         let dir = self.group_path(id.pg());
