@@ -8,7 +8,7 @@ use quarry_common::transport::{Connection, Expect, Transport, TransportError};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, IDS_MAX};
 use quarry_common::wire::error::ServiceError;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What takes a DataNode a look at its memory, or some file operations.
@@ -33,10 +33,13 @@ pub(crate) enum CallError {
     Unfit,
 }
 
+/// To each node: where it was then, and the connection.
+type Connections = BTreeMap<NodeId, (String, Arc<dyn Connection>)>;
+
 /// Connections to DataNodes, at most one to each.
 pub(crate) struct DataNodes {
     transport: Arc<dyn Transport>,
-    connections: Mutex<BTreeMap<NodeId, (String, Arc<dyn Connection>)>>,
+    connections: Mutex<Connections>,
 }
 
 /// A page of a node's list.
@@ -128,7 +131,7 @@ impl DataNodes {
         Ok(connection)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, (String, Arc<dyn Connection>)>> {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -38,12 +38,11 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?
         .into();
-    let running = start(&config, &home, &transport, listener.local_address()).await?;
+    let running = start(&config, &home, listener.local_address()).await?;
     let result = serve(&config, &transport, &listener, &running, &shutdown, ready).await;
     listener.close().await;
-    let stopped = running.stop().await;
-    // What went wrong first says more.
-    result.and(stopped)
+    // Why the owner ended says more than what that did to others.
+    running.stop().await.and(result)
 }
 
 /// The owner's thread and what it works with.
@@ -59,12 +58,7 @@ struct Running {
 }
 
 /// Opens database and log, and starts the owner.
-async fn start(
-    config: &Arc<NameNodeConfig>,
-    home: &Home,
-    _transport: &Arc<dyn Transport>,
-    address: SocketAddr,
-) -> anyhow::Result<Running> {
+async fn start(config: &Arc<NameNodeConfig>, home: &Home, address: SocketAddr) -> anyhow::Result<Running> {
     let path = home.database();
     let (base, state) = tokio::task::spawn_blocking(move || open_state(&path)).await??;
     let (sink, committed) = mpsc::channel(COMMITTED_MAX);
@@ -142,13 +136,10 @@ async fn serve(
         )),
         board: running.board.clone(),
     };
-    let caught_up = tokio::select! {
-        result = catch_up(config, running) => result,
-        // Its own error says more, and comes with the stop.
-        () = running.stop.cancelled() => return Ok(()),
+    tokio::select! {
+        caught_up = catch_up(config, running) => caught_up?,
         () = shutdown.cancelled() => return Ok(()),
-    };
-    caught_up?;
+    }
     let stop = running.stop.child_token();
     let workers = workers::start(&tools, running.fsck.clone(), &stop);
     let accepting = tokio::spawn(service::accept(listener.clone(), running.owner.clone()));
@@ -172,8 +163,7 @@ async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<
     let mut delivered = running.delivered.clone();
     let begun = std::time::Instant::now();
     if delivered.wait_for(|d| *d >= recovered).await.is_err() {
-        // The owner's own error says why.
-        return Ok(());
+        bail!("the log was not applied to its end");
     }
     tracing::info!(upto = recovered, ms = begun.elapsed().as_millis() as u64, "log applied");
     let cluster = running.owner.ask(|owner| Ok(owner.cluster())).await?;
@@ -188,7 +178,7 @@ async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<
     } else if cluster != config.cluster {
         bail!("{} belongs to cluster `{cluster}`, not `{}`", config.dir.display(), config.cluster);
     }
-    running.owner.ask(|owner| owner.recover_sessions()).await?;
+    running.owner.ask(|owner| owner.caught_up_with_log()).await?;
     Ok(())
 }
 

@@ -129,6 +129,8 @@ pub(crate) struct Owner {
     nodes: Nodes,
     /// Nodes or groups changed in the state.
     topology_changed: bool,
+    /// Nodes or groups may be others than clients were told.
+    publish_due: bool,
     /// Orphans whose removal is on its way: they can no longer be opened.
     reaping: BTreeSet<Ino>,
     /// There may be orphans that nobody has open.
@@ -162,6 +164,7 @@ impl Owner {
             leasing: None,
             nodes,
             topology_changed: true,
+            publish_due: true,
             reaping: BTreeSet::new(),
             reap_due: true,
             in_grace: false,
@@ -227,6 +230,7 @@ impl Owner {
     fn tick(&mut self) -> Result<(), Fatal> {
         let pause = self.now.saturating_duration_since(self.last_tick);
         self.last_tick = self.now;
+        self.publish_due = true;
         if pause >= self.around.config.tick * PAUSE_TICKS {
             tracing::warn!(?pause, "this NameNode stood still; silence meanwhile is held against nobody");
             self.registry.forgive(pause);
@@ -243,9 +247,12 @@ impl Owner {
     fn settle(&mut self) -> Result<(), Fatal> {
         if self.topology_changed {
             self.topology_changed = false;
+            self.publish_due = true;
             self.nodes.reload(&self.state)?;
         }
-        if let Some(version) = self.nodes.publish(self.now) {
+        if std::mem::take(&mut self.publish_due)
+            && let Some(version) = self.nodes.publish(self.now)
+        {
             for pusher in self.registry.pushers() {
                 pusher.push(Push::PlacementChanged { version });
             }

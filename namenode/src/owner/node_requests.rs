@@ -4,8 +4,8 @@ use super::proposer::{Pending, Waiter};
 use super::{Fatal, Owner};
 use crate::handle::NodeReplier;
 use quarry_common::ids::{ChunkId, NodeId};
-use quarry_common::limits::COMMIT_SLICES_MAX;
 use quarry_common::wire::cluster::{NodeReply, NodeRequest};
+use quarry_common::wire::data::IDS_MAX;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_namenode_core::Body;
@@ -45,7 +45,8 @@ impl Owner {
 
     /// Replicas are rotten or missing. Those that files refer to are had again by syncing the node's member anew.
     fn reported_bad(&mut self, node: NodeId, ids: &[ChunkId]) -> Result<(), Fatal> {
-        for &id in ids {
+        // One report makes the member pull all that it lacks of the group.
+        for &id in ids.iter().take(IDS_MAX) {
             if self.state.chunk(id)?.is_some() {
                 tracing::warn!(%node, chunk = %id, "a replica is bad");
                 self.nodes.lacks(id.pg(), node);
@@ -56,7 +57,7 @@ impl Owner {
 
     fn chunk_infos(&self, ids: &[ChunkId]) -> Result<Vec<ChunkInfo>, Fatal> {
         let mut infos = Vec::new();
-        for &id in ids.iter().take(COMMIT_SLICES_MAX) {
+        for &id in ids.iter().take(IDS_MAX) {
             if let Some(record) = self.state.chunk(id)? {
                 infos.push(ChunkInfo { id, length: record.length, sha256: record.sha256 });
             }

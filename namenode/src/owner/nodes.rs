@@ -94,6 +94,11 @@ impl Nodes {
         self.group(pg).is_some_and(|g| g.members.iter().any(|m| m.node == node))
     }
 
+    /// From now on nodes can be heard: the silence until now does not count.
+    pub(crate) fn listen(&mut self, now: Instant) {
+        self.started = now;
+    }
+
     /// Nothing was heard while this NameNode itself stood still: that time does not count.
     pub(crate) fn forgive(&mut self, pause: Duration) {
         self.started += pause;

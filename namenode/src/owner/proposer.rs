@@ -20,7 +20,7 @@ const IN_FLIGHT_MAX: usize = 4;
 /// Commands that wait to get into an entry; more are refused.
 pub(crate) const QUEUE_MAX: usize = 1 << 16;
 /// Commands applied since the last checkpoint: when it does not keep up, commands wait. Some hundred megabytes of overlay.
-pub(crate) const UNSAVED_MAX: usize = 400_000;
+pub(crate) const UNSAVED_MAX: usize = 200_000;
 
 /// Who waits for a command, and how to go on with its outcome.
 pub(crate) enum Waiter {

@@ -102,8 +102,8 @@ impl Registry {
 
     /// Sessions that were not heard for `ttl`; each is given once, unless its end [fails](Self::not_ended).
     pub(crate) fn expire(&mut self, now: Instant, ttl: Duration) -> Vec<SessionId> {
-        let silent = |live: &&mut Live| !live.ending && now.saturating_duration_since(live.heard) >= ttl;
-        let expired = self.sessions.iter_mut().filter(|(_, live)| silent(&live));
+        let silent = |live: &Live| !live.ending && now.saturating_duration_since(live.heard) >= ttl;
+        let expired = self.sessions.iter_mut().filter(|(_, live)| silent(live));
         expired
             .map(|(session, live)| {
                 live.ending = true;

@@ -10,10 +10,14 @@ use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{ClientInfo, Lock, Reply};
 use quarry_namenode_core::{Body, Outcome};
 
+/// Longest host name and purpose (a mount point, say) of a session.
+const TEXT_MAX: usize = 4096;
+
 impl Owner {
-    /// Takes note of the sessions that there were before this NameNode started. To be called once the log is applied as
-    /// far as it went then.
-    pub(crate) fn recover_sessions(&mut self) -> Result<(), Fatal> {
+    /// The log is applied as far as it went when this NameNode started: sessions that there are now may be resumed, and
+    /// nodes will be heard.
+    pub(crate) fn caught_up_with_log(&mut self) -> Result<(), Fatal> {
+        self.nodes.listen(self.now);
         for (session, record) in self.state.sessions()? {
             self.registry.recover(session, record.owner, self.now);
         }
@@ -38,6 +42,10 @@ impl Owner {
     ) {
         if self.registry.heard(connection, self.now).is_some() {
             let why = "this connection has a session".to_owned();
+            return reply.send(refusal(ServiceError::BadRequest(why)));
+        }
+        if info.host.len() > TEXT_MAX || info.purpose.len() > TEXT_MAX {
+            let why = format!("host and purpose may have {TEXT_MAX} bytes");
             return reply.send(refusal(ServiceError::BadRequest(why)));
         }
         let body = Body::OpenSession { owner: introduction.owner.clone(), info };

@@ -17,7 +17,7 @@ const REAP_SCAN_MAX: usize = 4096;
 /// Entries of the delete queue that one round takes.
 const DELETE_MAX: usize = 4096;
 /// Chunks that one comparison looks at.
-const COMPARE_MAX: usize = 16_384;
+const COMPARE_MAX: usize = 8192;
 
 /// Where a DataNode is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,7 +44,7 @@ impl Checkpointer {
         let Some((overlay, applied)) = self.owner.ask(|owner| Ok(owner.freeze())).await? else {
             return Ok(false);
         };
-        save(&self.base, overlay).await?;
+        save(&self.base, overlay.clone()).await?;
         let base: Arc<dyn Base> = self.base.clone();
         self.owner
             .ask(move |owner| {
@@ -52,6 +52,8 @@ impl Checkpointer {
                 Ok(())
             })
             .await?;
+        // To free it takes a while for a large one: the owner has better things to do.
+        tokio::task::spawn_blocking(move || drop(overlay));
         if let Err(error) = self.log.purge(applied).await {
             tracing::warn!(%error, "the log keeps entries that are in the database");
         }

@@ -1,5 +1,7 @@
 //! A NameNode as its peers see it, over the real transport on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod bench;
 mod leases;
 mod locks;
