@@ -95,7 +95,8 @@ impl Files {
             config,
             closed,
         });
-        files.runtime.spawn(tick(Arc::downgrade(&files)));
+        files.runtime.spawn(flush_by_age(Arc::downgrade(&files)));
+        files.runtime.spawn(sync_by_age(Arc::downgrade(&files)));
         files
     }
 
@@ -113,17 +114,7 @@ impl Files {
         state.overlaid()
     }
 
-    /// Sends what is dirty in a file, and waits until it is committed.
-    ///
-    /// # Errors
-    /// None of the data's: they wait for the handles.
-    pub(crate) async fn flush_inode(&self, ino: Ino) {
-        if let Some(inode) = self.known(ino) {
-            inode.flush(false).await;
-        }
-    }
-
-    /// Forgets what is known of a file's layout, when its lease was recalled or the session was lost.
+    /// Forgets what is known of a file's layout, when its lease was recalled.
     pub(crate) fn invalidate(&self, ino: Ino) {
         if let Some(inode) = self.known(ino) {
             inode.state().layout.clear();
@@ -131,6 +122,7 @@ impl Files {
     }
 
     /// Inodes with handles or dirty data.
+    #[cfg(test)]
     pub(crate) fn inos(&self) -> Vec<Ino> {
         self.inodes().keys().copied().collect()
     }
@@ -215,14 +207,23 @@ impl Files {
     }
 }
 
-/// Flushes what has waited long enough and syncs what was not synced, until the mount is gone.
-async fn tick(files: Weak<Files>) {
+/// Flushes what has waited long enough, until the mount is gone.
+async fn flush_by_age(files: Weak<Files>) {
     loop {
         tokio::time::sleep(TICK).await;
         let Some(files) = files.upgrade() else { return };
         for inode in files.dirty_inodes() {
             inode.flush_aged();
         }
+    }
+}
+
+/// Syncs chunks that nobody has asked to sync, until the mount is gone. Apart from flushing, which must not wait for
+/// a DataNode that is away.
+async fn sync_by_age(files: Weak<Files>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(files) = files.upgrade() else { return };
         if let Err(error) = files.unsynced.sync_aged(&*files.meta, &*files.io).await {
             tracing::warn!(%error, "cannot sync chunks, will try again");
         }

@@ -99,16 +99,60 @@ impl State {
     }
 }
 
-/// Whether new slices would make the window's list too long.
+/// Whether the window should be merged rather than get more slices.
 ///
-/// A list that has reached the mark is merged with the next write. One flush may bring many slices at once (all of
-/// one chunk, as they are packed): they are let in, so that the merge that follows is worth more writes than
-/// `SLICES_MERGE_AT`, as long as the list stays well below what the NameNode refuses.
+/// A merge writes all that the window shows. Up to `SLICES_MERGE_AT` slices, readers lose next to nothing; above, a
+/// merge has to be worth it: what was gathered beside the largest slice must be a third of that one, so that merges
+/// write at most about four times what the program wrote. In any case lists stay well below what the NameNode
+/// refuses.
 fn must_merge(known: Option<&Known>, active: &ExtentMap) -> bool {
     let runs = active.runs();
     if runs.len() == 1 && runs[0] == (0..WINDOW) {
         return false;
     }
-    let count = known.map_or(0, |known| known.count);
-    count >= SLICES_MERGE_AT || count + runs.len() > SLICES_MAX / 2
+    let count = known.map_or(0, |known| known.count) + runs.len();
+    if count <= SLICES_MERGE_AT || count > SLICES_MAX / 2 {
+        return count > SLICES_MERGE_AT;
+    }
+    let Some(slices) = known.and_then(|known| known.slices.as_deref()) else { return false };
+    let lengths = || slices.iter().map(|s| s.length as usize);
+    let largest = lengths().max().unwrap_or(0);
+    let gathered = lengths().sum::<usize>() - largest + active.bytes();
+    gathered * 3 >= largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::ids::ChunkId;
+    use quarry_common::wire::fs::Slice;
+
+    fn known(lengths: &[u32]) -> Known {
+        let slice = |&length: &u32| Slice { position: 0, length, chunk: Some(ChunkId(1)), chunk_offset: 0 };
+        let slices = lengths.iter().map(slice).collect();
+        Known { version: 1, count: lengths.len(), slices: Some(slices) }
+    }
+
+    fn pages(count: u32) -> ExtentMap {
+        let mut map = ExtentMap::default();
+        for i in 0..count {
+            map.write(i * 8192, Bytes::from(vec![1; 4096]));
+        }
+        map
+    }
+
+    #[test]
+    fn a_merge_is_worth_what_it_writes() {
+        assert!(!must_merge(None, &pages(100)));
+        assert!(must_merge(None, &pages(129)));
+        assert!(!must_merge(Some(&known(&[4096; 15])), &pages(1)), "short");
+        assert!(must_merge(Some(&known(&[4096; 16])), &pages(1)), "little to write");
+        let mut full = vec![4096; 60];
+        full.insert(0, WINDOW);
+        assert!(!must_merge(Some(&known(&full)), &pages(10)), "much to write for little");
+        assert!(must_merge(Some(&known(&full)), &pages(70)));
+        let mut map = ExtentMap::default();
+        map.write(0, Bytes::from(vec![1; WINDOW as usize]));
+        assert!(!must_merge(Some(&known(&full)), &map), "it replaces all");
+    }
 }

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Windows and slices that one inode keeps at most, about 600 KiB: some 8,000 windows, 16 GiB of an ordinary file.
-const ENTRIES_MAX: usize = 16_384;
+/// Windows and slices that one inode keeps at most, about 2 MiB: 64 GiB of an ordinary file, or 1 GiB of one that
+/// was written at random.
+const ENTRIES_MAX: usize = 65_536;
 
 /// A window.
 #[derive(Clone, Debug)]

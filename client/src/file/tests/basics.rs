@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Faults, Mount, pattern, read, small};
 use crate::file::FilesConfig;
 use bytes::Bytes;
-use quarry_common::limits::{CHUNK_SIZE, SLICES_MERGE_AT};
+use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{FallocateMode, SetAttr, SetTime, Timestamp};
 use std::sync::atomic::Ordering;
@@ -82,7 +82,7 @@ async fn long_slice_lists_are_merged() {
         model[at as usize..at as usize + data.len()].copy_from_slice(&data);
         file.write(at, data, false).await.unwrap();
         file.flush().await.unwrap();
-        assert!(mount.cluster.layout(ino)[0].slices.len() <= SLICES_MERGE_AT + 1);
+        assert!(mount.cluster.layout(ino)[0].slices.len() <= SLICES_MAX / 2);
     }
     model.truncate(mount.stat(ino).size as usize);
     assert_eq!(read(&file, 0, 500_000).await.unwrap(), model);

@@ -268,8 +268,15 @@ fn ops() -> impl Strategy<Value = Vec<(usize, usize, Op)>> {
     prop::collection::vec((0..HANDLES, 0usize..2, op()), 1..60)
 }
 
+/// A few seconds' worth, or what `PROPTEST_CASES` asks for.
+fn config() -> ProptestConfig {
+    let given = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { given.cases } else { 40 };
+    ProptestConfig { cases, max_shrink_iters: 2000, ..given }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn random_operations_do_what_they_do_to_a_byte_vector(seed: u64, ops in ops()) {
