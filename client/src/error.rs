@@ -23,6 +23,9 @@ pub enum ClientError {
     /// The NameNode is not to be trusted, or does not trust this client.
     #[error(transparent)]
     Untrusted(TransportError),
+    /// The system does not give what a client needs.
+    #[error("cannot start a thread: {0}")]
+    Resources(String),
     /// The NameNode does not take this client.
     #[error("the NameNode refuses this client: {0}")]
     Refused(String),

@@ -6,9 +6,11 @@
 //! - `session`: the control connection, exactly-once mutations in slots, reconnects, expiry.
 //! - `transfer`: chunks to and from DataNodes.
 //! - `file`: open files: buffers, layouts, caches, prefetch.
+//! - `cache`: the namespace as far as leases protect it.
 //! - `fs`: the facade.
 
 mod backoff;
+mod cache;
 mod config;
 mod error;
 mod file;
@@ -20,6 +22,7 @@ mod testing;
 mod traits;
 mod transfer;
 
+pub use cache::Invalidator;
 pub use config::ClientConfig;
 pub use error::ClientError;
 pub use file::{OpenFile, OpenMode};

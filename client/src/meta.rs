@@ -1,5 +1,6 @@
 //! Metadata: requests to the NameNode, by kind.
 
+use crate::cache::Cache;
 use crate::session::Session;
 use crate::traits::{Meta, MutateError};
 use async_trait::async_trait;
@@ -9,28 +10,58 @@ use quarry_common::wire::session::{Reply, Request};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Asks the NameNode.
+/// Asks the NameNode what the cache does not know.
 pub(crate) struct Metadata {
     session: Arc<Session>,
+    cache: Arc<Cache>,
 }
 
 impl Metadata {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
-        Self { session }
+    pub(crate) fn new(session: Arc<Session>, cache: Arc<Cache>) -> Self {
+        Self { session, cache }
+    }
+
+    /// The answer to a question, if a lease says that it is still true.
+    pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
+        self.cache.find(query)
+    }
+
+    /// Changes the namespace exactly once, and hands the answer to `then`, also if the caller has given up.
+    ///
+    /// # Errors
+    /// `TimedOut` if the mount is soft: the change may still happen.
+    pub(crate) async fn mutate_then<T: Send + 'static>(
+        &self,
+        mutation: Mutation,
+        then: impl FnOnce(Result<MutationReply, MutateError>) -> T + Send + 'static,
+    ) -> Result<T, FsError> {
+        let (cache, ticket, about) = (self.cache.clone(), self.cache.ticket(), mutation.clone());
+        let learn = move |answer| {
+            cache.changed(ticket, &about, &answer);
+            then(answer)
+        };
+        self.session.mutate(mutation, learn).await
     }
 }
 
 #[async_trait]
 impl Meta for Metadata {
     async fn query(&self, query: Query) -> Result<QueryReply, FsError> {
-        match self.session.ask(Request::Query(query)).await? {
-            Reply::Query(reply) => Ok(reply),
-            other => Err(unexpected(&other)),
+        if let Some(found) = self.cache.find(&query) {
+            return found;
         }
+        let ticket = self.cache.ticket();
+        let answer = match self.session.ask(Request::Query(query.clone())).await {
+            Ok(Reply::Query(reply)) => Ok(reply),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(error),
+        };
+        self.cache.store(ticket, &query, &answer);
+        answer
     }
 
     async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError> {
-        self.session.mutate(mutation, |result| result).await?
+        self.mutate_then(mutation, |result| result).await?
     }
 }
 

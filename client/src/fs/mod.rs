@@ -5,6 +5,7 @@ mod locks;
 mod names;
 mod open;
 
+use crate::cache::{Cache, Invalidator};
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::file::{Files, FilesConfig};
@@ -12,10 +13,11 @@ use crate::meta::Metadata;
 use crate::session::{Events, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
 use quarry_common::clock::SystemClock;
+use quarry_common::ids::Ino;
 use quarry_common::transport::Transport;
 use quarry_common::wire::session::{LeaseGrant, Push};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A file system that is connected to its cluster. Clones are the same one.
 ///
@@ -30,25 +32,29 @@ struct Inner {
     session: Arc<Session>,
     meta: Arc<Metadata>,
     files: Arc<Files>,
-    placement: Arc<PlacementCache>,
+    cache: Arc<Cache>,
 }
 
 /// What the session tells, to whom it matters.
 struct Hub {
     placement: Arc<PlacementCache>,
+    cache: Arc<Cache>,
 }
 
 impl Events for Hub {
-    fn answered(&self, _leases: &[LeaseGrant], _sent_at: Instant) {}
+    fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
+        self.cache.answered(leases, sent_at);
+    }
 
     fn push(&self, push: Push) {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
-            Push::Recall { .. } => {}
+            Push::Recall { number, ino, keep } => self.cache.recall(number, ino, keep),
         }
     }
 
     fn disconnected(&self) {
+        self.cache.disconnected();
         self.placement.distrust();
     }
 }
@@ -67,15 +73,34 @@ impl FileSystem {
             ..FilesConfig::default()
         };
         let placement = PlacementCache::new();
-        let hub = Arc::new(Hub { placement: placement.clone() });
+        let (cache, forgetter) = Cache::new();
+        let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone() });
         let session = Arc::new(Session::open(config, transport, hub).await?);
         tokio::spawn(follow(placement.clone(), Arc::downgrade(&session)));
-        let meta = Arc::new(Metadata::new(session.clone()));
-        let transfer = Arc::new(Transfer::new(session.clone(), placement.clone()));
+        let meta = Arc::new(Metadata::new(session.clone(), cache.clone()));
+        let transfer = Arc::new(Transfer::new(session.clone(), placement));
         let opens = session.opens().clone();
         let closed = Box::new(move |ino| opens.leave(ino));
         let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
-        Ok(Self(Arc::new(Inner { session, meta, files, placement })))
+        forgetter.start(&session, &files).map_err(|e| ClientError::Resources(e.to_string()))?;
+        Ok(Self(Arc::new(Inner { session, meta, files, cache })))
+    }
+
+    /// From now on the kernel may remember what leases protect, for [`attr_time`](Self::attr_time) and
+    /// [`entry_time`](Self::entry_time), and is told here to forget it. Only the first call counts.
+    pub fn set_invalidator(&self, invalidator: Arc<dyn Invalidator>) {
+        self.0.cache.set_invalidator(invalidator);
+    }
+
+    /// For how long the kernel may remember the attributes of an inode that it was just told: at most to the end of the
+    /// lease, and not at all without one or without an invalidator.
+    pub fn attr_time(&self, ino: Ino) -> Duration {
+        self.0.cache.attr_time(ino)
+    }
+
+    /// For how long the kernel may remember a name that it was just told, or that there is none.
+    pub fn entry_time(&self, parent: Ino, name: &[u8]) -> Duration {
+        self.0.cache.entry_time(parent, name)
     }
 
     /// Sends what is not yet in the cluster, waits until it is on the disks, and ends the session.

@@ -6,7 +6,7 @@ use crate::meta::unexpected;
 use crate::traits::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, Caller, FileKind, Mutation, MutationReply, NewNode, SetAttr};
+use quarry_common::wire::fs::{Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, SetAttr};
 use quarry_common::wire::session::{Reply, Request};
 use std::sync::Arc;
 
@@ -18,7 +18,14 @@ impl FileSystem {
     /// `Stale` when it is gone, `IsDir` and `Invalid` when it is no regular file.
     pub async fn open(&self, ino: Ino, mode: OpenMode) -> Result<Arc<OpenFile>, FsError> {
         let opened = self.0.session.opens().enter(ino).await;
-        let attr = self.register(ino).await?;
+        // Counted first: if the lease is recalled from now on, the NameNode learns that the inode is open.
+        let attr = match self.0.meta.find(&Query::Attr { ino }) {
+            Some(Ok(QueryReply::Attr(attr))) => attr,
+            _ => {
+                opened.told();
+                self.register(ino).await?
+            }
+        };
         match attr.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(FsError::IsDir),
@@ -50,7 +57,7 @@ impl FileSystem {
         let mutation = Mutation::Create { parent, name: name.into(), node, mode, umask, caller };
         let opens = self.0.session.opens().clone();
         let connections = self.0.session.connections();
-        let made = self.0.session.mutate(mutation, move |result| match result {
+        let made = self.0.meta.mutate_then(mutation, move |result| match result {
             // Counted here, so that it is closed again if the caller has given up.
             Ok(MutationReply::Attr(attr)) => {
                 let opened = opens.enter_new(attr.ino);

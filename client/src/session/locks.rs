@@ -39,6 +39,14 @@ impl Locks {
         self.table().iter().flat_map(|(ino, locks)| locks.iter().map(|lock| (*ino, *lock))).collect()
     }
 
+    /// The NameNode frees all locks of a file that the session has no longer open.
+    pub(crate) fn closed(&self, inos: &[Ino]) {
+        let mut table = self.table();
+        for ino in inos {
+            table.remove(ino);
+        }
+    }
+
     /// The session that held them has ended. Tells how many they were.
     pub(crate) fn lost(&self) -> usize {
         std::mem::take(&mut *self.table()).values().map(Vec::len).sum()

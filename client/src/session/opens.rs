@@ -1,8 +1,9 @@
 //! Which inodes the mount has open, counted, and telling the NameNode when the last handle has gone.
 //!
 //! ```text
-//!   enter   count 0 -> 1, before the NameNode is asked: a request that got lost may have arrived
-//!   leave   count 1 -> 0: the inode waits to be closed; an enter meanwhile takes it back
+//!   enter   count 0 -> 1
+//!   told    the NameNode knows, or may know if the answer gets lost. Under a lease it need not, until that is recalled
+//!   leave   count 1 -> 0: if the NameNode knows, the inode waits to be closed; an enter meanwhile takes it back
 //!   take    a batch is on its way; who wants to open one of its inodes waits, or the two could overtake each other
 //!   closed  the batch was answered
 //! ```
@@ -27,9 +28,16 @@ pub(crate) struct Opens {
 
 #[derive(Default)]
 struct Table {
-    open: HashMap<Ino, usize>,
+    open: HashMap<Ino, Open>,
     to_close: BTreeSet<Ino>,
     closing: HashSet<Ino>,
+}
+
+/// An inode with handles.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    count: usize,
+    told: bool,
 }
 
 /// One count of an inode. Dropped, it is taken back.
@@ -59,8 +67,20 @@ impl Opens {
 
     /// Counts a handle of an inode that was just made, so that it cannot be on its way to be closed.
     pub(crate) fn enter_new(self: &Arc<Self>, ino: Ino) -> Opened {
-        *self.table().open.entry(ino).or_default() += 1;
+        let mut table = self.table();
+        let open = table.open.entry(ino).or_default();
+        open.count += 1;
+        open.told = true;
         Opened { opens: self.clone(), ino, kept: false }
+    }
+
+    /// Counts one more handle of an inode that has some, since the NameNode is going to be told that it is open.
+    pub(crate) fn reveal(self: &Arc<Self>, ino: Ino) -> Option<Opened> {
+        let mut table = self.table();
+        let open = table.open.get_mut(&ino)?;
+        open.count += 1;
+        open.told = true;
+        Some(Opened { opens: self.clone(), ino, kept: false })
     }
 
     fn try_enter(self: &Arc<Self>, ino: Ino) -> Option<Opened> {
@@ -68,26 +88,33 @@ impl Opens {
         if table.closing.contains(&ino) {
             return None;
         }
-        table.to_close.remove(&ino);
-        *table.open.entry(ino).or_default() += 1;
+        let told = table.to_close.remove(&ino);
+        let open = table.open.entry(ino).or_default();
+        open.count += 1;
+        open.told |= told;
         Some(Opened { opens: self.clone(), ino, kept: false })
     }
 
     /// A handle has gone.
     pub(crate) fn leave(&self, ino: Ino) {
         let mut table = self.table();
-        let Some(count) = table.open.get_mut(&ino) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(open) = table.open.get_mut(&ino) else { return };
+        open.count -= 1;
+        let Open { count, told } = *open;
+        if count == 0 {
             table.open.remove(&ino);
-            table.to_close.insert(ino);
-            self.work.notify_one();
+            if told {
+                table.to_close.insert(ino);
+                self.work.notify_one();
+            }
         }
     }
 
-    /// Inodes that have handles.
+    /// Inodes that have handles: the NameNode is going to be told.
     pub(crate) fn all(&self) -> Vec<Ino> {
-        let mut all: Vec<Ino> = self.table().open.keys().copied().collect();
+        let mut table = self.table();
+        table.open.values_mut().for_each(|open| open.told = true);
+        let mut all: Vec<Ino> = table.open.keys().copied().collect();
         all.sort_unstable();
         all
     }
@@ -117,6 +144,13 @@ impl Opens {
 }
 
 impl Opened {
+    /// The NameNode is going to be told.
+    pub(crate) fn told(&self) {
+        if let Some(open) = self.opens.table().open.get_mut(&self.ino) {
+            open.told = true;
+        }
+    }
+
     /// From now on somebody else calls [`Opens::leave`].
     pub(crate) fn keep(mut self) {
         self.kept = true;
@@ -139,6 +173,7 @@ mod tests {
     async fn the_last_handle_closes_and_a_new_one_takes_it_back() {
         let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
         let (a, b) = (opens.enter(ino).await, opens.enter(ino).await);
+        a.told();
         drop(a);
         assert!(opens.take().is_empty());
         drop(b);
@@ -154,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn an_open_waits_for_a_close_on_its_way() {
         let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
-        drop(opens.enter(ino).await);
+        drop(opens.enter_new(ino));
         let batch = opens.take();
         let open = opens.enter(ino);
         tokio::pin!(open);
@@ -162,5 +197,18 @@ mod tests {
         opens.closed(&batch);
         open.await.keep();
         assert_eq!(opens.all(), [ino]);
+    }
+
+    #[tokio::test]
+    async fn what_the_namenode_was_never_told_is_not_closed_there() {
+        let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
+        drop(opens.enter(ino).await);
+        assert!(opens.take().is_empty() && opens.reveal(ino).is_none());
+        let open = opens.enter(ino).await;
+        let revealed = opens.reveal(ino).unwrap();
+        drop(open);
+        assert!(opens.take().is_empty(), "not before the answer");
+        drop(revealed);
+        assert_eq!(opens.take(), [ino]);
     }
 }

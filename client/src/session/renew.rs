@@ -86,6 +86,7 @@ pub(super) async fn close_inodes(inner: Arc<Inner>) {
             if let Err(error) = inner.settle(|_| Request::Close { inos: batch.clone() }).await {
                 tracing::warn!(%error, "files that were closed may be kept until the session ends");
             }
+            inner.locks.closed(&batch);
             inner.opens.closed(&batch);
         }
     }

@@ -1,0 +1,246 @@
+//! The table by itself, and the cache of a whole client against a fake NameNode that grants leases.
+
+use super::table::{Dropped, Table};
+use super::{Invalidator, Ticket};
+use crate::file::OpenMode;
+use crate::fs::FileSystem;
+use crate::testing::World;
+use quarry_common::ids::Ino;
+use quarry_common::limits::LEASE_TERM;
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{
+    Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr, Timestamp,
+};
+use quarry_common::wire::session::{LeaseGrant, LeaseMode, Request};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const DIR: Ino = Ino(10);
+const FILE: Ino = Ino(11);
+const CALLER: Caller = Caller { uid: 0, gid: 0 };
+
+fn attr(ino: Ino, version: u64) -> Attr {
+    let t = Timestamp(0);
+    let kind = if ino == DIR { FileKind::Dir } else { FileKind::File };
+    let (atime, mtime, ctime, btime) = (t, t, t, t);
+    let (mode, uid, gid, nlink, size, allocated, rdev) = (0o644, 0, 0, 1, 0, 0, 0);
+    Attr { ino, kind, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime, btime, version }
+}
+
+fn lookup(name: &str) -> Query {
+    Query::Lookup { parent: DIR, name: name.as_bytes().into() }
+}
+
+fn shared(ino: Ino) -> LeaseGrant {
+    LeaseGrant { ino, mode: LeaseMode::Shared }
+}
+
+/// A table that knows `f` in the directory, and that there is no `g`.
+fn table(now: Instant) -> Table {
+    let mut table = Table::new(1 << 20);
+    table.answered(&[shared(DIR), shared(FILE)], now, now);
+    let ticket = table.ticket();
+    table.store(ticket, &lookup("f"), &Ok(QueryReply::Attr(attr(FILE, 1))));
+    table.store(ticket, &lookup("g"), &Err(FsError::NotFound));
+    table
+}
+
+#[test]
+fn what_a_lease_protects_is_known_and_nothing_else() {
+    let now = Instant::now();
+    let mut t = table(now);
+    assert_eq!(t.find(&lookup("f")), Some(Ok(QueryReply::Attr(attr(FILE, 1)))));
+    assert_eq!(t.find(&lookup("g")), Some(Err(FsError::NotFound)));
+    assert_eq!(t.find(&lookup("h")), None);
+    let ticket = t.ticket();
+    t.store(ticket, &Query::Attr { ino: Ino(99) }, &Ok(QueryReply::Attr(attr(Ino(99), 1))));
+    assert_eq!(t.find(&Query::Attr { ino: Ino(99) }), None);
+}
+
+#[test]
+fn a_recall_between_question_and_answer_wins_even_if_the_lease_is_granted_anew() {
+    let now = Instant::now();
+    let mut t = table(now);
+    let asked = t.ticket();
+    let names = t.recall(DIR).names.len();
+    assert_eq!((names, t.find(&lookup("f"))), (2, None));
+    t.answered(&[shared(DIR)], now, now);
+    t.store(asked, &lookup("g"), &Err(FsError::NotFound));
+    assert_eq!(t.find(&lookup("g")), None);
+    let asked = t.ticket();
+    t.store(asked, &lookup("g"), &Err(FsError::NotFound));
+    assert_eq!(t.find(&lookup("g")), Some(Err(FsError::NotFound)));
+}
+
+#[test]
+fn a_change_of_our_own_between_question_and_answer_wins_too() {
+    let now = Instant::now();
+    let mut t = table(now);
+    let asked = t.ticket();
+    let (node, name) = (NewNode::File { open: false }, b"h"[..].into());
+    let create = Mutation::Create { parent: DIR, name, node, mode: 0, umask: 0, caller: CALLER };
+    t.answered(&[shared(Ino(12))], now, now);
+    t.changed(asked, &create, &Ok(MutationReply::Attr(attr(Ino(12), 1))));
+    t.store(asked, &lookup("h"), &Err(FsError::NotFound));
+    assert_eq!(t.find(&lookup("h")), Some(Ok(QueryReply::Attr(attr(Ino(12), 1)))));
+    assert_eq!(t.find(&Query::Attr { ino: DIR }), None);
+}
+
+#[test]
+fn the_end_of_the_term_drops_everything_before_a_later_answer_extends_it() {
+    let start = Instant::now();
+    let mut t = table(start);
+    let almost = start + LEASE_TERM - Duration::from_millis(1);
+    t.lapse(almost);
+    assert!(t.find(&lookup("f")).is_some());
+    t.answered(&[], start + Duration::from_secs(1), almost);
+    t.lapse(start + LEASE_TERM);
+    assert!(t.find(&lookup("f")).is_some(), "it was renewed");
+    let late = start + Duration::from_secs(1) + LEASE_TERM;
+    t.answered(&[], late, late);
+    assert_eq!(t.find(&lookup("f")), None);
+    let dropped = t.take_dropped();
+    assert!(dropped.iter().any(|Dropped { ino, names }| *ino == DIR && names.len() == 2));
+}
+
+#[test]
+fn renames_move_what_is_known() {
+    let now = Instant::now();
+    let rename = |mode| Mutation::Rename {
+        from: DIR,
+        from_name: b"f"[..].into(),
+        to: DIR,
+        to_name: b"g"[..].into(),
+        mode,
+    };
+    let moved = |nlink| Ok(MutationReply::Renamed { moved: Attr { nlink, ..attr(FILE, 2) }, other: None });
+    let mut t = table(now);
+    t.changed(t.ticket(), &rename(RenameMode::Replace), &moved(1));
+    assert_eq!(t.find(&lookup("f")), Some(Err(FsError::NotFound)));
+    assert_eq!(t.find(&lookup("g")), Some(Ok(QueryReply::Attr(attr(FILE, 2)))));
+    // Two names of one inode: perhaps nothing happened.
+    let mut t = table(now);
+    t.changed(t.ticket(), &rename(RenameMode::Replace), &moved(2));
+    assert_eq!(t.find(&lookup("f")), None);
+    let mut t = table(now);
+    t.changed(t.ticket(), &rename(RenameMode::Replace), &Err(FsError::NotEmpty.into()));
+    assert_eq!((t.find(&lookup("f")), t.find(&lookup("g"))), (None, None));
+    // The kernel is told of both all the same.
+    assert_eq!(t.recall(DIR).names.len(), 2);
+}
+
+#[test]
+fn attributes_never_go_back() {
+    let now = Instant::now();
+    let mut t = table(now);
+    let (ticket, query) = (t.ticket(), Query::Attr { ino: FILE });
+    for version in [3, 2] {
+        t.store(ticket, &query, &Ok(QueryReply::Attr(attr(FILE, version))));
+    }
+    assert_eq!(t.find(&query), Some(Ok(QueryReply::Attr(attr(FILE, 3)))));
+    let chmod = Mutation::SetAttr { ino: FILE, set: SetAttr::default(), keep_sgid: false };
+    t.changed(ticket, &chmod, &Ok(MutationReply::Attr(attr(FILE, 4))));
+    assert_eq!(t.find(&query), Some(Ok(QueryReply::Attr(attr(FILE, 4)))));
+    t.changed(Ticket(0), &chmod, &Ok(MutationReply::Attr(attr(FILE, 5))));
+    assert_eq!(t.find(&query), None, "something happened since it was asked for");
+}
+
+#[test]
+fn memory_is_bounded_and_what_is_dropped_is_told() {
+    let now = Instant::now();
+    let mut t = Table::new(100_000);
+    for i in 0..1000 {
+        let ino = Ino(100 + i);
+        t.answered(&[shared(ino)], now, now);
+        let ticket = t.ticket();
+        t.store(ticket, &Query::Attr { ino }, &Ok(QueryReply::Attr(attr(ino, 1))));
+    }
+    let known = (0..1000).filter(|i| t.find(&Query::Attr { ino: Ino(100 + i) }).is_some()).count();
+    assert!((200..400).contains(&known), "{known}");
+    assert_eq!(t.take_dropped().len(), 1000 - known);
+}
+
+#[derive(Default)]
+struct Kernel(Mutex<Vec<(Ino, Option<Vec<u8>>)>>);
+
+impl Invalidator for Kernel {
+    fn inode(&self, ino: Ino) {
+        self.0.lock().unwrap().push((ino, None));
+    }
+    fn entry(&self, parent: Ino, name: &[u8]) {
+        self.0.lock().unwrap().push((parent, Some(name.to_vec())));
+    }
+}
+
+async fn leased() -> (World, FileSystem, Arc<Kernel>) {
+    let world = World::new(0).await;
+    world.namenode.state().leases = true;
+    let fs = world.mount().await;
+    let kernel = Arc::new(Kernel::default());
+    fs.set_invalidator(kernel.clone());
+    (world, fs, kernel)
+}
+
+fn queries(world: &World) -> usize {
+    world.namenode.state().count(|r| matches!(r, Request::Query(_) | Request::Open { .. }))
+}
+
+async fn look(fs: &FileSystem) {
+    let attr = fs.lookup(Ino::ROOT, b"f").await.unwrap();
+    fs.getattr(Ino::ROOT).await.unwrap();
+    assert_eq!(fs.lookup(Ino::ROOT, b"none").await, Err(FsError::NotFound));
+    assert_eq!(fs.readdir(Ino::ROOT, 0, 100, true).await.unwrap().0.len(), 1);
+    fs.getxattr(attr.ino, b"user.a").await.unwrap();
+    fs.listxattr(attr.ino).await.unwrap();
+    let read = OpenMode { read: true, ..OpenMode::default() };
+    fs.open(attr.ino, read).await.unwrap().release().await;
+}
+
+#[tokio::test]
+async fn under_leases_nothing_is_asked_twice_and_a_recall_is_acknowledged_after_the_kernel_forgot() {
+    let (world, fs, kernel) = leased().await;
+    let file = NewNode::File { open: false };
+    let ino = fs.create(Ino::ROOT, b"f", file, 0o644, 0, CALLER).await.unwrap().ino;
+    look(&fs).await;
+    let asked = queries(&world);
+    for _ in 0..3 {
+        look(&fs).await;
+    }
+    assert_eq!(queries(&world), asked);
+    assert!(fs.attr_time(ino) > Duration::ZERO && fs.entry_time(Ino::ROOT, b"none") > Duration::ZERO);
+    assert!(fs.attr_time(ino) <= LEASE_TERM);
+
+    let open = fs.open(ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
+    world.namenode.resize(ino, 5);
+    let number = world.namenode.recall(ino);
+    world.namenode.until(|state| !state.recalled.is_empty()).await;
+    assert_eq!(world.namenode.state().recalled, [(number, true)]);
+    assert_eq!(*kernel.0.lock().unwrap(), [(ino, None)]);
+    assert_eq!(fs.getattr(ino).await.unwrap().size, 5);
+    // The NameNode was told that it is open, so it is told that it is closed.
+    open.release().await;
+    world.namenode.until(|s| s.count(|r| matches!(r, Request::Close { inos } if *inos == [ino])) == 1).await;
+
+    let number = world.namenode.recall(Ino::ROOT);
+    world.namenode.until(|state| state.recalled.len() == 2).await;
+    assert_eq!(world.namenode.state().recalled[1], (number, false));
+    let told: Vec<_> = kernel.0.lock().unwrap().drain(1..).filter_map(|(_, name)| name).collect();
+    assert!(told.contains(&b"f".to_vec()) && told.contains(&b"none".to_vec()), "{told:?}");
+    assert_eq!(fs.entry_time(Ino::ROOT, b"none"), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_lost_connection_ends_all_leases() {
+    let (world, fs, kernel) = leased().await;
+    fs.getattr(Ino::ROOT).await.unwrap();
+    let asked = queries(&world);
+    fs.getattr(Ino::ROOT).await.unwrap();
+    assert_eq!(queries(&world), asked);
+    world.server.lose_connections();
+    // Once the loss has been noticed, the question goes out again.
+    while queries(&world) == asked {
+        fs.getattr(Ino::ROOT).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert!(kernel.0.lock().unwrap().contains(&(Ino::ROOT, None)));
+}
