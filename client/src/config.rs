@@ -113,7 +113,10 @@ impl ClientConfig {
             return Err(ClientError::Setting { setting: "write_buffer_bytes", reason });
         }
         if self.soft_timeout.is_some_and(|t| t.is_zero()) {
-            return Err(ClientError::Setting { setting: "soft_timeout_s", reason: "must not be 0".to_owned() });
+            return Err(ClientError::Setting {
+                setting: "soft_timeout_s",
+                reason: "must not be 0".to_owned(),
+            });
         }
         Ok(())
     }

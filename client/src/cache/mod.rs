@@ -168,7 +168,9 @@ impl Cache {
         match self.queue.try_send(job) {
             Ok(()) => {}
             // The NameNode waits for the end of the term instead.
-            Err(TrySendError::Full(_)) => tracing::error!("the kernel is too slow to forget what was recalled"),
+            Err(TrySendError::Full(_)) => {
+                tracing::error!("the kernel is too slow to forget what was recalled")
+            }
             Err(TrySendError::Disconnected(_)) => {}
         }
     }

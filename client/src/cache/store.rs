@@ -6,7 +6,8 @@ use crate::traits::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
-    Attr, Commit, DirEntry, FileKind, Mutation, MutationReply, Name, NewNode, Query, QueryReply, RenameMode, SetAttr,
+    Attr, Commit, DirEntry, FileKind, Mutation, MutationReply, Name, NewNode, Query, QueryReply, RenameMode,
+    SetAttr,
 };
 
 /// A larger attribute is read too seldom to be kept.
@@ -54,7 +55,13 @@ impl Table {
         let page = self.leased(ino)?.pages.get(&key)?;
         let (end, mut entries) = (page.end, Vec::with_capacity(page.entries.len()));
         for (cookie, ino, kind, name) in &page.entries {
-            entries.push(DirEntry { cookie: *cookie, ino: *ino, kind: *kind, name: name.clone(), attr: None });
+            entries.push(DirEntry {
+                cookie: *cookie,
+                ino: *ino,
+                kind: *kind,
+                name: name.clone(),
+                attr: None,
+            });
         }
         if key.2 {
             for entry in &mut entries {
@@ -74,7 +81,10 @@ impl Table {
             (Query::Lookup { parent, name }, Err(FsError::NotFound)) => {
                 self.store_name(ticket, *parent, name, Known::Absent);
             }
-            (Query::Attr { .. } | Query::Layout { .. }, Ok(QueryReply::Attr(attr) | QueryReply::Layout { attr, .. })) => {
+            (
+                Query::Attr { .. } | Query::Layout { .. },
+                Ok(QueryReply::Attr(attr) | QueryReply::Layout { attr, .. }),
+            ) => {
                 self.store_attr(ticket, attr);
             }
             (Query::Parent { ino }, Ok(QueryReply::Attr(attr))) => {
@@ -120,7 +130,13 @@ impl Table {
         }
     }
 
-    fn store_page(&mut self, ticket: Ticket, ino: Ino, key: (u64, u32, bool), (entries, end): (&[DirEntry], bool)) {
+    fn store_page(
+        &mut self,
+        ticket: Ticket,
+        ino: Ino,
+        key: (u64, u32, bool),
+        (entries, end): (&[DirEntry], bool),
+    ) {
         for attr in entries.iter().filter_map(|entry| entry.attr.as_ref()) {
             self.store_attr(ticket, attr);
         }
@@ -178,7 +194,8 @@ impl Table {
             }
             Mutation::SetAttr { ino, set, .. } => {
                 // A new mode may change the ACL.
-                if *set != (SetAttr { mode: None, uid: None, gid: None, kill_suidgid: false, ..set.clone() }) {
+                if *set != (SetAttr { mode: None, uid: None, gid: None, kill_suidgid: false, ..set.clone() })
+                {
                     self.update(*ino, |node| node.drop_xattrs());
                 }
                 self.change_attr(ticket, *ino, attr_of(answer));
@@ -256,11 +273,7 @@ fn new_entry(answer: &Result<MutationReply, MutateError>) -> Known {
 }
 
 /// What the old and the new name stand for after a rename.
-fn renamed(
-    answer: &Result<MutationReply, MutateError>,
-    mode: RenameMode,
-    same_name: bool,
-) -> (Known, Known) {
+fn renamed(answer: &Result<MutationReply, MutateError>, mode: RenameMode, same_name: bool) -> (Known, Known) {
     let Ok(MutationReply::Renamed { moved, other }) = answer else {
         return (Known::Nothing, Known::Nothing);
     };

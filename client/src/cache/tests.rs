@@ -9,7 +9,8 @@ use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
-    Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr, Timestamp,
+    Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr,
+    Timestamp,
 };
 use quarry_common::wire::session::{LeaseGrant, LeaseMode, Request};
 use std::sync::{Arc, Mutex};

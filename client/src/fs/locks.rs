@@ -44,7 +44,12 @@ impl FileSystem {
 }
 
 /// Waits for a lock. If the caller gives up, so does the NameNode; a lock that was granted just then is undone.
-async fn wait_for(session: Arc<Session>, ino: Ino, lock: Lock, mut done: oneshot::Sender<Result<(), FsError>>) {
+async fn wait_for(
+    session: Arc<Session>,
+    ino: Ino,
+    lock: Lock,
+    mut done: oneshot::Sender<Result<(), FsError>>,
+) {
     let before = session.locks().of(ino, lock.owner);
     let result = {
         let granted = set(&session, ino, lock, true);

@@ -7,7 +7,8 @@ use quarry_common::ids::Ino;
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
-    Attr, Caller, DirEntry, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr, SetXattrMode,
+    Attr, Caller, DirEntry, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr,
+    SetXattrMode,
 };
 
 impl FileSystem {

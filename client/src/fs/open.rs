@@ -6,7 +6,9 @@ use crate::meta::unexpected;
 use crate::traits::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, SetAttr};
+use quarry_common::wire::fs::{
+    Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, SetAttr,
+};
 use quarry_common::wire::session::{Reply, Request};
 use std::sync::Arc;
 

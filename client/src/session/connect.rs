@@ -191,11 +191,8 @@ impl Inner {
 
     /// Opens a session. If there was one before, its open files are opened again and its locks are lost.
     async fn begin(&self, client: &RpcClient<SessionProtocol>) -> Result<SessionId, Failure> {
-        let info = ClientInfo {
-            host: host_name(),
-            pid: std::process::id(),
-            purpose: self.config.purpose.clone(),
-        };
+        let info =
+            ClientInfo { host: host_name(), pid: std::process::id(), purpose: self.config.purpose.clone() };
         let session = match ask(client, Request::OpenSession(info)).await? {
             Ok(Reply::Session { session, .. }) => session,
             other => return Err(failure(other)),

@@ -67,7 +67,8 @@ fn outside(lock: Lock, hole: &Lock) -> [Option<Lock>; 2] {
 fn join(locks: &mut Vec<Lock>, mut new: Lock) -> Lock {
     locks.retain(|lock| {
         let same = lock.owner == new.owner && lock.kind == new.kind;
-        let touches = lock.end.checked_add(1) == Some(new.start) || new.end.checked_add(1) == Some(lock.start);
+        let touches =
+            lock.end.checked_add(1) == Some(new.start) || new.end.checked_add(1) == Some(lock.start);
         if same && touches {
             new.start = new.start.min(lock.start);
             new.end = new.end.max(lock.end);

@@ -173,7 +173,10 @@ impl Session {
     ///
     /// # Errors
     /// `TimedOut`, or the work's.
-    pub(crate) async fn within<T>(&self, work: impl Future<Output = Result<T, FsError>>) -> Result<T, FsError> {
+    pub(crate) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
         self.within_and(Duration::ZERO, work).await
     }
 
@@ -214,10 +217,10 @@ impl Session {
             Link::Up(live) => Some(live.clone()),
             Link::Down | Link::Closed => None,
         };
-        if let Some(live) = live {
-            if let Err(error) = live.client.call(Request::CloseSession, FAREWELL).await {
-                tracing::debug!(%error, "the session is left to expire");
-            }
+        if let Some(live) = live
+            && let Err(error) = live.client.call(Request::CloseSession, FAREWELL).await
+        {
+            tracing::debug!(%error, "the session is left to expire");
         }
         self.inner.link.send_replace(Link::Closed);
     }
@@ -305,7 +308,9 @@ impl Inner {
                 tracing::error!(?other, "the NameNode answers a change with something else");
                 Err(MutateError::Fs(FsError::Io))
             }
-            Err(ServiceError::RewriteChunk { chunk, reason }) => Err(MutateError::RewriteChunk { chunk, reason }),
+            Err(ServiceError::RewriteChunk { chunk, reason }) => {
+                Err(MutateError::RewriteChunk { chunk, reason })
+            }
             Err(ServiceError::WindowChanged) => Err(MutateError::WindowChanged),
             Err(error) => Err(MutateError::Fs(fs_error(&mutation, error))),
         }

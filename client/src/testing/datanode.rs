@@ -157,7 +157,8 @@ impl FakeDataNode {
         let start = offset / block * block;
         let end = (offset + length).div_ceil(block) * block;
         let part = data.slice(start as usize..(end as usize).min(data.len()));
-        let reply = DataReply::Data { offset: start, length: part.len() as u32, block_crcs: block_crcs(&part) };
+        let reply =
+            DataReply::Data { offset: start, length: part.len() as u32, block_crcs: block_crcs(&part) };
         if self.mood() == Mood::Lying {
             let mut wrong = part.to_vec();
             wrong[0] ^= 1;

@@ -160,7 +160,9 @@ impl FakeNameNode {
     /// The first request like this meets its fate, all others are well.
     pub(crate) fn once(&self, like: impl Fn(&Request) -> bool + Send + 'static, fate: Fate) {
         let mut fate = Some(fate);
-        self.judge(move |request| if like(request) { fate.take().unwrap_or(Fate::Normal) } else { Fate::Normal });
+        self.judge(
+            move |request| if like(request) { fate.take().unwrap_or(Fate::Normal) } else { Fate::Normal },
+        );
     }
 
     /// Waits until the state is so.
@@ -272,7 +274,10 @@ impl State {
     fn respond(&mut self, peer: u64, pusher: Option<Pusher<SessionProtocol>>, request: Request) -> Response {
         let mut leases = Vec::new();
         if self.leases {
-            leases = granted(&request).into_iter().map(|ino| LeaseGrant { ino, mode: LeaseMode::Shared }).collect();
+            leases = granted(&request)
+                .into_iter()
+                .map(|ino| LeaseGrant { ino, mode: LeaseMode::Shared })
+                .collect();
         }
         let result = self.carry_out(peer, pusher, request);
         if self.leases
@@ -361,7 +366,13 @@ impl State {
         result
     }
 
-    fn lock(&self, id: SessionId, own: &mut FakeSession, ino: Ino, lock: Lock) -> Result<Reply, ServiceError> {
+    fn lock(
+        &self,
+        id: SessionId,
+        own: &mut FakeSession,
+        ino: Ino,
+        lock: Lock,
+    ) -> Result<Reply, ServiceError> {
         let overlaps = |(i, l): &&(Ino, Lock)| *i == ino && l.start <= lock.end && lock.start <= l.end;
         let others = self.sessions.iter().filter(|(s, _)| **s != id).flat_map(|(_, s)| &s.locks);
         let own_others = own.locks.iter().filter(|(_, l)| l.owner != lock.owner);
@@ -379,9 +390,8 @@ impl State {
         if self.no_space {
             return Err(FsError::NoSpace.into());
         }
-        let healthy = |id: NodeId| {
-            self.placement.nodes.iter().any(|n| n.id == id && n.state == NodeState::Healthy)
-        };
+        let healthy =
+            |id: NodeId| self.placement.nodes.iter().any(|n| n.id == id && n.state == NodeState::Healthy);
         let badness = |pg: PgId| {
             let group = self.placement.groups.iter().find(|g| g.id == pg).unwrap();
             group.writers().filter(|n| avoid.contains(n) || !healthy(*n)).count()
@@ -482,7 +492,11 @@ impl State {
         }
     }
 
-    fn commit_window(&mut self, ino: Ino, commit: &WindowCommit) -> (quarry_common::ids::WindowIndex, u64, u32) {
+    fn commit_window(
+        &mut self,
+        ino: Ino,
+        commit: &WindowCommit,
+    ) -> (quarry_common::ids::WindowIndex, u64, u32) {
         let window = self.windows.entry((ino, commit.index.0)).or_default();
         window.index = commit.index;
         window.version += 1;

@@ -86,7 +86,8 @@ impl Nodes {
 
     /// Nodes that failed lately.
     pub(super) fn in_trouble(&self) -> Vec<NodeId> {
-        let mut ids: Vec<NodeId> = self.nodes().values().filter(|n| n.is_in_trouble()).map(|n| n.id).collect();
+        let mut ids: Vec<NodeId> =
+            self.nodes().values().filter(|n| n.is_in_trouble()).map(|n| n.id).collect();
         ids.sort_unstable();
         ids
     }

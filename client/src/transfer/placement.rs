@@ -127,7 +127,10 @@ pub(crate) async fn ask(session: &Session) -> Result<Placement, FsError> {
     match session.ask(Request::Placement).await? {
         Reply::Placement(placement) => Ok(placement),
         other => {
-            tracing::error!(?other, "the NameNode answers the question for the placement with something else");
+            tracing::error!(
+                ?other,
+                "the NameNode answers the question for the placement with something else"
+            );
             Err(FsError::Io)
         }
     }

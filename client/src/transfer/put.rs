@@ -75,7 +75,9 @@ impl Transfer {
             // The group may have changed meanwhile, which is what a failed member waits for.
             let table = self.placement.current(&self.session).await?;
             match upload.missing(&table) {
-                Some(missing) if missing.is_empty() && !upload.holders.is_empty() => return Ok(upload.chunk()),
+                Some(missing) if missing.is_empty() && !upload.holders.is_empty() => {
+                    return Ok(upload.chunk());
+                }
                 _ => self.after_failure(ino, &mut upload, &table, &mut pause).await?,
             }
         }

@@ -56,10 +56,7 @@ impl From<ServiceError> for Failure {
 }
 
 /// The deadline that every request has.
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => Err(Failure::Away(format!("no answer in {} s", limit.as_secs()))),
