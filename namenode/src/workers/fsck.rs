@@ -15,6 +15,7 @@ use quarry_namenode_core::Base;
 use quarry_namenode_core::fsck::{Fsck, STEP_ROWS_MAX};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tracing::field::display;
 
 /// Chunks that a node reads and hashes in one request.
 const VERIFY_MAX: usize = 64;
@@ -64,7 +65,9 @@ impl FsckDesk {
     }
 
     fn problem(&self, problem: FsckProblem) {
-        tracing::error!(ino = ?problem.ino, chunk = ?problem.chunk, node = ?problem.node, what = %problem.what, "fsck");
+        let (ino, chunk, node) =
+            (problem.ino.map(display), problem.chunk.map(display), problem.node.map(display));
+        tracing::error!(ino, chunk, node, what = %problem.what, "fsck found a problem");
         self.update(|progress| {
             progress.problem_count += 1;
             if progress.problems.len() < FSCK_PROBLEMS_MAX {
