@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version, max_term_width = 100, propagate_version = true)]
 struct Cli {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `info,quarry_client=debug`.
-    #[arg(long, env = "QUARRY_LOG", default_value = "info", global = true)]
+    #[arg(long, env = "QUARRY_LOG", default_value = "info,openraft=warn", global = true)]
     log: String,
     /// Log one JSON object a line.
     #[arg(long, env = "QUARRY_LOG_JSON", global = true)]

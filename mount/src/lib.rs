@@ -92,14 +92,13 @@ pub async fn run(
     .map_err(kernel_error)?;
     let mut ended = join(session);
     mountpoint::raise_read_ahead(&path).await;
-    let root = mountpoint::open_root(&path).await;
     tracing::info!(mountpoint = %path.display(), "mounted");
     let _ = ready.send(());
 
     let served = tokio::select! {
         served = &mut ended => served,
         () = shutdown.cancelled() => {
-            match mountpoint::unmount(&path, root).await {
+            match mountpoint::unmount(&path).await {
                 Unmounted::Now => ended.await,
                 Unmounted::WhenIdle => tokio::time::timeout(LINGER, ended).await.unwrap_or(Ok(Ok(()))),
             }

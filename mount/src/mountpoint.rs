@@ -4,7 +4,6 @@ use crate::MountError;
 use rustix::fs::{Mode, OFlags, major, minor};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount as umount2};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,22 +94,18 @@ pub(crate) async fn raise_read_ahead(path: &Path) {
     }
 }
 
-/// Opens the root of the mount, for [`unmount`]: later the cluster may be away, and opening it would wait.
-pub(crate) async fn open_root(path: &Path) -> Option<OwnedFd> {
-    let path = path.to_path_buf();
-    let open = tokio::task::spawn_blocking(move || {
-        rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    });
-    open.await.ok()?.ok()
-}
-
-/// Unmounts, lazily if programs still use it. Whatever they changed through mmap is handed over first.
-pub(crate) async fn unmount(path: &Path, root: Option<OwnedFd>) -> Unmounted {
-    if let Some(root) = root {
-        let sync = tokio::task::spawn_blocking(move || rustix::fs::syncfs(root));
-        if tokio::time::timeout(SYNC_TIMEOUT, sync).await.is_err() {
-            tracing::warn!(mountpoint = %path.display(), "the kernel could not hand over all changed pages in time");
-        }
+/// Unmounts, lazily if programs still use it. Whatever they changed through mmap is handed over first, unless the cluster is away:
+/// then already opening the directory would wait.
+pub(crate) async fn unmount(path: &Path) -> Unmounted {
+    let sync = {
+        let path = path.to_path_buf();
+        tokio::task::spawn_blocking(move || {
+            let root = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::syncfs(root)
+        })
+    };
+    if tokio::time::timeout(SYNC_TIMEOUT, sync).await.is_err() {
+        tracing::warn!(mountpoint = %path.display(), "the kernel could not hand over all changed pages in time");
     }
     let path = path.to_path_buf();
     let unmounted = tokio::task::spawn_blocking(move || match umount2(&path, UnmountFlags::empty()) {

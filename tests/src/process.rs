@@ -137,7 +137,7 @@ impl Drop for Process {
 }
 
 fn log_filter() -> String {
-    std::env::var("QUARRY_LOG").unwrap_or_else(|_| "info".into())
+    std::env::var("QUARRY_LOG").unwrap_or_else(|_| "info,openraft=warn,fuser=warn".into())
 }
 
 /// Runs `quarry ARGS` to its end.

@@ -23,7 +23,7 @@ fn the_largest_file() {
         "python3 - <<'END'
 import os, errno
 f = os.open('huge', os.O_RDWR)
-assert os.pread(f, 10, 2**63 - 2) == b'x'
+assert os.pread(f, 1, 2**63 - 2) == b'x'
 for call in (lambda: os.pwrite(f, b'y', 2**63 - 1), lambda: os.truncate('huge', 2**63 - 1) or os.posix_fallocate(f, 2**63 - 1, 1)):
     try:
         call()

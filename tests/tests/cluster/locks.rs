@@ -25,7 +25,7 @@ for line in sys.stdin:
             fcntl.lockf(f, op, int(length), int(start))
         print("ok", flush=True)
     except OSError as e:
-        print(errno.errorcode[e.errno], flush=True)
+        print("EDEADLK" if e.errno == errno.EDEADLK else errno.errorcode[e.errno], flush=True)
 "#;
 
 /// A process that locks as it is told.

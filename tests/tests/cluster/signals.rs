@@ -15,9 +15,9 @@ fn a_blocked_process_can_be_killed_and_the_mount_goes_on() {
     for (signal, script) in
         [("INT", "exec cat f"), ("TERM", "exec ls -l"), ("KILL", "exec touch new"), ("INT", "exec mkdir d")]
     {
+        // The shell goes there by itself: otherwise starting it would already wait.
         let mut child = Command::new("bash")
-            .args(["-c", script])
-            .current_dir(mount.root())
+            .args(["-c", &format!("cd '{}' && {script}", mount.root().display())])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
