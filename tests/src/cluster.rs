@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long a node may take from its start until it is counted healthy.
-const HEALTHY_LIMIT: Duration = Duration::from_secs(30);
+const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
 /// A mount that is told to stop brings its last changes to the cluster first.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
