@@ -257,15 +257,15 @@ fn run(
 }
 
 /// What was recovered, and the threads that write.
-struct Storage {
-    shared: Arc<Shared>,
+pub(crate) struct Storage {
+    pub(crate) shared: Arc<Shared>,
     applied: Option<RaftLogId>,
     recovered: u64,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Storage {
-    fn open(
+    pub(crate) fn open(
         disk: impl FnOnce() -> Result<Arc<dyn Disk>, LogError>,
         config: &LogConfig,
         applied: u64,
@@ -292,7 +292,7 @@ impl Storage {
     }
 
     /// Writes what is queued, then ends the threads.
-    fn close(self) {
+    pub(crate) fn close(self) {
         self.shared.queue.close("it was closed");
         let mut threads = self.threads.into_iter();
         // The writer first: it may need the keeper for a last segment.

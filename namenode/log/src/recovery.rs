@@ -224,6 +224,11 @@ impl Scan {
             let what = format!("the log ends before entry {}, which was purged", self.index.first() - 1);
             return Err(LogError::damaged(&file_name(number), offset, what));
         }
+        // A vote is saved behind the first entry, which names the members.
+        if vote.is_some() && self.index.last().is_none() {
+            let what = "there is no entry, though there is a vote";
+            return Err(LogError::damaged(&file_name(1), PAGE as u64, what));
+        }
         let term = vote.map_or(0, |vote| vote.leader_id.term);
         if self.term > term {
             let what = format!("the vote is of term {term}, the log has entries of term {}", self.term);

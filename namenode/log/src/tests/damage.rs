@@ -35,8 +35,8 @@ async fn all_or_nothing(disk: FaultyDisk, entries: &[(u64, Bytes)], what: &str) 
 async fn no_flipped_bit_goes_unnoticed_in_a_sealed_log() {
     let (disk, entries) = sample().await;
     let mut refused = 0;
-    for number in [1, 2] {
-        let name = file_name(number);
+    let segments = disk.list().unwrap().into_iter().filter(|name| crate::segment::number_of(name).is_some());
+    for name in segments {
         let bytes = disk.content(&name);
         // Every byte of headers, and a sample of payload and padding.
         let offsets = (0..bytes.len()).filter(|at| at % PAGE < 72 || at % 509 == 0);
@@ -57,14 +57,12 @@ async fn no_flipped_bit_goes_unnoticed_in_a_sealed_log() {
         }
     }
     assert!(refused > 500, "only {refused} refused");
-    for name in [VOTE] {
-        let bytes = disk.content(name);
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 0x10;
-            let error = all_or_nothing(disk.with_content(name, flipped), &entries, name).await;
-            assert!(error.is_some(), "{name}, byte {at}");
-        }
+    let bytes = disk.content(VOTE);
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        let error = all_or_nothing(disk.with_content(VOTE, flipped), &entries, VOTE).await;
+        assert!(error.is_some(), "vote, byte {at}");
     }
 }
 

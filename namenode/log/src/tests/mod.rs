@@ -4,6 +4,7 @@ mod basic;
 mod bench;
 mod crash;
 mod damage;
+mod suite;
 
 use crate::disk::Disk;
 use crate::faulty::FaultyDisk;
