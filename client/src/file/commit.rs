@@ -1,10 +1,12 @@
 //! Bringing chunks that were put into the namespace, and what follows for the inode.
 
-use super::flusher::{Outcome, Prepared, put_merged};
+use super::flusher::{Outcome, Prepared, cannot_merge, put_merged, put_packed};
 use super::inode::{Inode, State};
+use super::jobs::{About, JobWindow};
 use super::layout::Change;
 use super::resolve::WINDOW;
 use crate::traits::MutateError;
+use bytes::Bytes;
 use quarry_common::ids::WindowIndex;
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::error::FsError;
@@ -17,8 +19,10 @@ use std::time::Duration;
 const REWRITES_MAX: u32 = 45;
 /// Pause before a chunk is written again, growing with each attempt up to ten times this.
 const REWRITE_PAUSE: Duration = Duration::from_millis(50);
-/// Attempts to merge a window that others change.
-const MERGES_MAX: u32 = 50;
+/// Attempts to merge a window that others change, before the data are put on top instead.
+const MERGES_MAX: u32 = 8;
+/// Attempts in any form.
+const ROUNDS_MAX: u32 = 50;
 
 /// Why the NameNode did not take a commit.
 enum Refused {
@@ -55,7 +59,7 @@ pub(crate) async fn commit(inode: Arc<Inode>, batch: Vec<Outcome>) {
 
 async fn commit_one(inode: &Arc<Inode>, job: Prepared) {
     let mut left = VecDeque::from([job]);
-    let mut merges = 0;
+    let mut rounds = 0;
     while let Some(mut job) = left.pop_front() {
         let refused = match send(inode, std::slice::from_mut(&mut job)).await {
             Ok((attr, windows)) => {
@@ -64,29 +68,46 @@ async fn commit_one(inode: &Arc<Inode>, job: Prepared) {
             }
             Err(refused) => refused,
         };
-        merges += 1;
-        let indexes = job.windows.iter().map(|w| w.index.0);
-        let (again, indexes): (bool, Vec<u64>) = match refused {
-            Refused::WindowChanged => (merges <= MERGES_MAX, indexes.collect()),
+        rounds += 1;
+        let must_merge = match refused {
+            Refused::WindowChanged => false,
             // Too many slices: this mount did not know how many there were. Merging makes them few.
-            Refused::Fs(FsError::Invalid) if !job.merge => (true, indexes.collect()),
+            Refused::Fs(FsError::Invalid) if !job.merge => true,
             Refused::Fs(error) => {
-                inode.failed(&indexes.collect::<Vec<_>>(), error);
+                inode.failed(&job.indexes(), error);
                 continue;
             }
         };
-        if !again {
-            inode.failed(&indexes, FsError::Io);
-            continue;
-        }
-        for index in indexes {
+        for index in job.indexes() {
             inode.state().layout.forget(index..index + 1);
-            match put_merged(inode, index, job.about).await {
-                Ok(merged) => left.push_back(merged),
+            match put_again(inode, index, job.about, must_merge, rounds).await {
+                Ok(again) => left.push_back(again),
                 Err(error) => inode.failed(&[index], error),
             }
         }
     }
+}
+
+/// Puts one window of a refused job: merged, or on top where a merge is not to be had and not needed.
+async fn put_again(
+    inode: &Arc<Inode>,
+    index: u64,
+    about: About,
+    must_merge: bool,
+    rounds: u32,
+) -> Result<Prepared, FsError> {
+    if rounds > ROUNDS_MAX {
+        tracing::error!(ino = %inode.ino, window = index, "the window is refused in every form");
+        return Err(FsError::Io);
+    }
+    if must_merge || rounds <= MERGES_MAX {
+        match put_merged(inode, index, about).await {
+            Err(error) if !must_merge => cannot_merge(inode, error),
+            result => return result,
+        }
+    }
+    let pieces = inode.state().flying(index);
+    put_packed(inode, vec![JobWindow { index, pieces }], about).await
 }
 
 /// Sends one commit for all jobs, putting chunks again that the NameNode does not take.
@@ -183,6 +204,12 @@ impl Inode {
 }
 
 impl State {
+    /// The data of a window that are on their way.
+    fn flying(&self, index: u64) -> Vec<(u32, Bytes)> {
+        let flying = self.dirty.get(&index).and_then(|w| w.flying.as_ref());
+        flying.map(|flying| flying.pieces.clone()).expect("a job's data fly until it is settled")
+    }
+
     /// The flying data of these windows is committed or lost. Returns what it held of the budget.
     fn settle(&mut self, indexes: impl Iterator<Item = u64>) -> usize {
         let mut cost = 0;

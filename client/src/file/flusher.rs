@@ -32,6 +32,11 @@ impl Prepared {
         }
     }
 
+    /// The windows that it has data of.
+    pub(crate) fn indexes(&self) -> Vec<u64> {
+        self.windows.iter().map(|w| w.index.0).collect()
+    }
+
     fn slices(&self) -> usize {
         self.windows.iter().map(|w| w.slices.len()).sum()
     }
@@ -118,11 +123,29 @@ fn start(inode: &Arc<Inode>, job: Job) -> BoxFuture<'static, Outcome> {
 async fn prepare(inode: Arc<Inode>, job: Job) -> Result<Prepared, FsError> {
     let _permit = inode.files.puts.acquire().await.map_err(|_| FsError::Io)?;
     if job.merge {
-        return put_merged(&inode, job.windows[0].index, job.about).await;
+        match put_merged(&inode, job.windows[0].index, job.about).await {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => cannot_merge(&inode, error),
+        }
     }
-    let (data, windows) = pack(job.windows);
+    put_packed(&inode, job.windows, job.about).await
+}
+
+/// A merge only keeps lists short. What the program wrote must not be lost because older data of its window cannot
+/// be read: it is put on top instead.
+pub(crate) fn cannot_merge(inode: &Inode, error: FsError) {
+    tracing::warn!(ino = %inode.ino, %error, "cannot merge a window, its list grows");
+}
+
+/// Puts the data of some windows as they were written.
+pub(crate) async fn put_packed(
+    inode: &Arc<Inode>,
+    windows: Vec<JobWindow>,
+    about: About,
+) -> Result<Prepared, FsError> {
+    let (data, windows) = pack(windows);
     inode.state().share(&data, &windows);
-    put(&inode, data, windows, job.about, false).await
+    put(inode, data, windows, about, false).await
 }
 
 /// Puts what a window shows with its flying data on top.

@@ -2,7 +2,7 @@
 
 use super::inode::Inode;
 use super::load::LOADS_MAX;
-use super::reader::wanted;
+use super::reader::{GONE_PAUSE, wanted};
 use super::resolve::{Resolver, Segment, Source, WINDOW};
 use crate::traits::GetError;
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Holes smaller than this are filled with zeros: a merged window has at most 8 slices.
 const HOLE_MIN: u32 = WINDOW / 8;
 /// Attempts, each with a new layout, while chunks of the window are gone.
-const GONE_MAX: usize = 8;
+const GONE_MAX: u32 = 8;
 
 /// A window's new contents.
 pub(crate) struct Merged {
@@ -31,11 +31,14 @@ impl Inode {
     /// # Errors
     /// Those of reading.
     pub(crate) async fn merged(self: &Arc<Self>, index: u64) -> Result<Merged, FsError> {
-        for _ in 0..GONE_MAX {
+        for attempt in 0..GONE_MAX {
             let (version, segments) = self.window(index).await?;
             match self.assemble(segments).await {
                 Ok((data, slices)) => return Ok(Merged { replaces: version, data, slices }),
-                Err(GetError::Gone) => self.state().layout.forget(index..index + 1),
+                Err(GetError::Gone) => {
+                    self.state().layout.forget(index..index + 1);
+                    tokio::time::sleep(GONE_PAUSE * attempt).await;
+                }
                 Err(GetError::Fs(error)) => return Err(error),
             }
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// but broken.
 const GONE_MAX: u32 = 8;
 /// Pause before the layout is read again, growing with each attempt.
-const GONE_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const GONE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Zeros for holes: the kernel reads at most this much at once.
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];

@@ -130,6 +130,10 @@ impl Cluster {
         }
     }
 
+    pub(super) fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
     pub(super) fn change(&self, mutation: Mutation) -> MutationReply {
         self.lock().mutate(mutation).expect("it is allowed")
     }

@@ -90,3 +90,39 @@ async fn a_chunk_that_is_lost_is_an_error_not_a_hang() {
     let other = Mount::new(&cluster, small());
     assert_eq!(other.open(ino).read(0, 10).await, Err(FsError::Io));
 }
+
+/// A merge reads older data. That it cannot must not cost the program what it writes now.
+#[tokio::test]
+async fn new_data_is_kept_when_the_old_data_of_its_window_cannot_be_read() {
+    let cluster = Cluster::new(1, Faults::default());
+    let ino = cluster.create("a").ino;
+    let mut model = vec![0; 100_000];
+    let mut write = async |mount: &Mount, i: u64| {
+        let file = mount.open(ino);
+        let at = (i * 7919) % 99_000;
+        model[at as usize..at as usize + 100].copy_from_slice(&pattern(i, 100));
+        file.write(at, pattern(i, 100), false).await.unwrap();
+        file.fsync().await
+    };
+    let first = Mount::new(&cluster, small());
+    for i in 0..16 {
+        write(&first, i).await.unwrap();
+    }
+    let second = Mount::new(&cluster, small());
+    let keeps_the_layout = second.open(ino);
+    keeps_the_layout.seek_hole(0).await.unwrap();
+    cluster.set_faults(Faults { gone: 100, ..Faults::default() });
+    for i in 16..40 {
+        assert_eq!(write(&second, i).await, Ok(()), "write {i}");
+    }
+    // And when others change the window each time that it is merged.
+    cluster.set_faults(Faults { window_changed: 100, ..Faults::default() });
+    for i in 40..50 {
+        assert_eq!(write(&second, i).await, Ok(()), "write {i}");
+    }
+    cluster.set_faults(Faults::default());
+    model.truncate(cluster.attr(ino).size as usize);
+    let third = Mount::new(&cluster, small());
+    assert!(read(&third.open(ino), 0, 100_000).await.unwrap() == model);
+    assert_eq!(second.files.budget.used(), 0);
+}
