@@ -2,7 +2,7 @@
 //!
 //! A frame is a 4-byte little-endian length, then a postcard header `(kind, id)`, then the postcard body. Answers
 //! come in any order; answers and pushes leave in exactly the order in which the server handed them over.
-//! The first frame of each side is a hello with [`WIRE_VERSION`](crate::wire::WIRE_VERSION).
+//! The first frame of each side is a hello with [`WIRE_VERSION`].
 
 mod client;
 mod server;
