@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const STEPS: usize = 600;
 const CHECK_EVERY: usize = 150;
@@ -57,18 +57,19 @@ impl Model {
         parent.join(NAMES[self.rng.random_range(0..NAMES.len())])
     }
 
-    fn is_empty(&self, dir: &PathBuf) -> bool {
+    fn is_empty(&self, dir: &Path) -> bool {
         !self.nodes.keys().any(|p| p.parent() == Some(dir))
     }
 
     fn step(&mut self, mount: &Mount) {
         let path = self.any_path();
         let real = mount.root().join(&path);
+        let taken = self.nodes.contains_key(&path);
         let what = self.rng.random_range(0..100);
         match what {
             0..15 => {
                 let made = fs::create_dir(&real);
-                if self.nodes.contains_key(&path) {
+                if taken {
                     assert_eq!(made.unwrap_err().kind(), ErrorKind::AlreadyExists, "mkdir {path:?}");
                 } else {
                     made.unwrap_or_else(|e| panic!("mkdir {path:?}: {e}"));
@@ -97,7 +98,7 @@ impl Model {
             },
             75..90 => self.rename(mount, &path),
             90..95 => {
-                if !self.nodes.contains_key(&path) {
+                if !taken {
                     std::os::unix::fs::symlink("/no/where", &real)
                         .unwrap_or_else(|e| panic!("symlink {path:?}: {e}"));
                     self.nodes.insert(path, Node::Link("/no/where".into()));
@@ -111,8 +112,8 @@ impl Model {
         }
     }
 
-    fn write(&mut self, path: &PathBuf, real: &PathBuf) {
-        let Node::File(data) = self.nodes.entry(path.clone()).or_insert_with(|| Node::File(Vec::new()))
+    fn write(&mut self, path: &Path, real: &Path) {
+        let Node::File(data) = self.nodes.entry(path.to_path_buf()).or_insert_with(|| Node::File(Vec::new()))
         else {
             return;
         };
@@ -132,7 +133,7 @@ impl Model {
         }
     }
 
-    fn truncate(&mut self, path: &PathBuf, real: &PathBuf) {
+    fn truncate(&mut self, path: &Path, real: &Path) {
         let Some(Node::File(data)) = self.nodes.get_mut(path) else { return };
         let size = self.rng.random_range(0..LARGEST);
         let file = File::options().write(true).open(real).unwrap_or_else(|e| panic!("open {path:?}: {e}"));
@@ -140,16 +141,16 @@ impl Model {
         data.resize(size as usize, 0);
     }
 
-    fn rename(&mut self, mount: &Mount, from: &PathBuf) {
+    fn rename(&mut self, mount: &Mount, from: &Path) {
         let to = self.any_path();
         let renamed = fs::rename(mount.root().join(from), mount.root().join(&to));
         let Some(node) = self.nodes.get(from).cloned() else {
             assert_eq!(renamed.unwrap_err().kind(), ErrorKind::NotFound, "{from:?} -> {to:?}");
             return;
         };
-        let inside = node == Node::Dir && to.starts_with(from) && to != *from;
+        let inside = node == Node::Dir && to.starts_with(from) && to != from;
         let fits = match self.nodes.get(&to) {
-            _ if to == *from => true,
+            _ if to == from => true,
             None => true,
             Some(Node::Dir) => node == Node::Dir && self.is_empty(&to),
             Some(_) => node != Node::Dir,
