@@ -21,15 +21,7 @@ async fn work(log: &Log, committed: &mut mpsc::Receiver<Committed>, seed: u64, h
         let entries: Vec<Bytes> =
             (0..4).map(|n| entry(seed * 1000 + round * 10 + n, 100 + (n as usize * 5000) % 9000)).collect();
         history.proposed.extend(entries.iter().cloned());
-        // One after the other and together: each is written by another thread.
-        let mut results = Vec::new();
-        if round % 3 == 2 {
-            for entry in &entries {
-                results.push(log.propose(entry.clone()).await);
-            }
-        } else {
-            results = join_all(entries.iter().map(|entry| log.propose(entry.clone()))).await;
-        }
+        let results = join_all(entries.iter().map(|entry| log.propose(entry.clone()))).await;
         for (entry, result) in entries.into_iter().zip(results) {
             match result {
                 Ok(index) => history.acknowledged.push((index, entry)),
