@@ -25,7 +25,7 @@ pub struct LogConfig {
     pub max_bytes: u64,
     /// Bytes of recent entries that are kept in memory, so that what is committed need not be read back.
     pub cache_bytes: usize,
-    /// An idle log seals its last frame after once or twice this time: from then on damage to that frame is refused, and no longer taken
+    /// An idle log seals its last frame after this time: from then on damage to that frame is refused, and no longer taken
     /// for a write that a crash cut short.
     pub seal_after: Duration,
 }

@@ -12,8 +12,6 @@
 //!                 +──> state machine adapter ──> channel of committed entries (waits when it is full)
 //! ```
 //!
-//! A proposal that is alone is written by raft's thread itself, which saves two switches of threads.
-//!
 //! The bytes on disk are drawn in `docs/disk-format.md` and where they are made; the rules that make them safe:
 //!
 //! - A *frame* is what one fdatasync covers. It starts on a page of its own, so that no acknowledged page is ever

@@ -13,7 +13,7 @@ use crate::raft_types::{Proposal, RaftLogId, TypeConfig};
 use crate::recovery::recover;
 use crate::shared::Shared;
 use crate::storage::LogStore;
-use crate::writer::{self, Writer};
+use crate::writer::Writer;
 use bytes::Bytes;
 use openraft::{Config, Raft, SnapshotPolicy};
 use std::collections::BTreeSet;
@@ -143,7 +143,6 @@ impl Log {
         let permits = 1 + size / PERMIT_BYTES;
         let _permits =
             self.in_flight.acquire_many(permits as u32).await.map_err(|_| stopped("it was closed"))?;
-        let _under_way = self.shared.proposing();
         match self.raft.client_write(Proposal(entry)).await {
             Ok(response) => Ok(response.log_id.index),
             Err(error) => Err(self.stopped_by(&error)),
@@ -277,11 +276,16 @@ impl Storage {
         let recovered = found.index.last().map_or(0, |last| last.index);
         let queue = Queue::new(config.frame_payload_max());
         let keeper = Keeper::new(found.prepared, found.next_number, found.has_spare);
-        let writer = Writer::new(disk.clone(), found.position, config.segment_bytes);
-        let shared = Arc::new(Shared::new(writer, found.index, found.segments, found.vote, queue, keeper));
+        let shared = Arc::new(Shared::new(found.index, found.segments, found.vote, queue, keeper));
         shared.set_delivered(applied);
-        let (seal_after, written) = (config.seal_after, shared.clone());
-        let mut threads = vec![spawn("log-writer", move || writer::run(&written, seal_after))?];
+        let writer = Writer::new(
+            shared.clone(),
+            disk.clone(),
+            found.position,
+            config.segment_bytes,
+            config.seal_after,
+        );
+        let mut threads = vec![spawn("log-writer", move || writer.run())?];
         let (node, length, kept) = (config.node.0, config.segment_bytes, shared.clone());
         threads.push(spawn("log-keeper", move || kept.keeper.run(&kept, &*disk, node, length))?);
         Ok(Self { shared, applied: applied_id, recovered, threads })

@@ -1,4 +1,4 @@
-//! What waits for the disk.
+//! What waits for the writer thread.
 //!
 //! Entries are encoded right into the frame that will carry them while the frame before is being synced; the writer
 //! takes whatever has gathered. That is the whole of group commit.
@@ -52,19 +52,12 @@ impl Waiting {
     }
 }
 
-/// Something to write.
+/// What the writer does next.
 pub(crate) enum Job {
     Write(Frame),
     SaveVote(Vec<u8>, Waiting),
-}
-
-/// Why [`Queue::wait`] returned.
-pub(crate) enum Wake {
-    /// There are jobs.
-    Work,
-    /// None came for a while.
+    /// Nothing came for a while.
     Idle,
-    /// There are none, and there will be none.
     Stop,
 }
 
@@ -90,7 +83,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues entries; `flushed` is called when the last of them is durable. Does not wake the writer thread.
+    /// Queues entries; `flushed` is called when the last of them is durable.
     pub(crate) fn append(&self, entries: &[RaftEntry], flushed: IOFlushed<TypeConfig>) -> io::Result<()> {
         self.write(Waiting::Raft(flushed), |frames| {
             for entry in entries {
@@ -111,9 +104,7 @@ impl Queue {
             let frame = frames.with_room(record.size());
             record.encode(&mut frame.bytes);
             frame.records += 1;
-        })?;
-        self.notify();
-        Ok(())
+        })
     }
 
     fn write(&self, waiting: Waiting, fill: impl FnOnce(&mut Frames<'_>)) -> io::Result<()> {
@@ -126,6 +117,8 @@ impl Queue {
         let mut frames = Frames { jobs: &mut state.jobs, payload_max: self.payload_max };
         fill(&mut frames);
         frames.with_room(0).waiting.push(waiting);
+        drop(state);
+        self.wake.notify_one();
         Ok(())
     }
 
@@ -137,36 +130,31 @@ impl Queue {
         }
         state.jobs.push_back(Job::SaveVote(bytes, Waiting::Caller(done)));
         drop(state);
-        self.notify();
+        self.wake.notify_one();
         Ok(())
     }
 
-    /// The next job, if there is one.
-    pub(crate) fn pop(&self) -> Option<Job> {
-        self.lock().jobs.pop_front()
-    }
-
-    /// Wakes the writer thread.
-    pub(crate) fn notify(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Waits until there is a job, until none came for `patience`, or until the queue is closed and empty.
-    pub(crate) fn wait(&self, patience: Duration) -> Wake {
+    /// Waits for the next job; [`Job::Idle`] when none comes within `patience`.
+    pub(crate) fn next(&self, patience: Option<Duration>) -> Job {
         let mut state = self.lock();
         loop {
-            if !state.jobs.is_empty() {
-                return Wake::Work;
+            if let Some(job) = state.jobs.pop_front() {
+                return job;
             }
             if state.closed.is_some() {
-                return Wake::Stop;
+                return Job::Stop;
             }
-            let (woken, timeout) =
-                self.wake.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            if timeout.timed_out() && state.jobs.is_empty() && state.closed.is_none() {
-                return Wake::Idle;
-            }
+            state = match patience {
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(patience) => {
+                    let (state, timeout) =
+                        self.wake.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
+                    if timeout.timed_out() && state.jobs.is_empty() && state.closed.is_none() {
+                        return Job::Idle;
+                    }
+                    state
+                }
+            };
         }
     }
 
@@ -186,6 +174,7 @@ impl Queue {
             match job {
                 Job::Write(frame) => frame.complete(Err(reason)),
                 Job::SaveVote(_, waiting) => waiting.complete(Err(reason)),
+                Job::Idle | Job::Stop => {}
             }
         }
         self.wake.notify_all();

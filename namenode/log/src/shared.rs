@@ -4,21 +4,17 @@ use crate::LogError;
 use crate::index::LogIndex;
 use crate::keeper::Keeper;
 use crate::queue::Queue;
-use crate::raft_types::{RaftEntry, RaftLogId, RaftStoredMembership, RaftVote, TypeConfig, decode_entry};
+use crate::raft_types::{RaftEntry, RaftLogId, RaftStoredMembership, RaftVote, decode_entry};
 use crate::segment::{Segment, file_name};
-use crate::writer::Writer;
 use crate::{format::Record, index::Found, index::Place};
-use openraft::storage::IOFlushed;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// The writer's lock is held across I/O, and is taken before any other. The others are held for a few instructions each, never
-/// two at a time.
+/// Locks are held for a few instructions each, never across I/O, and never two at a time.
 pub(crate) struct Shared {
-    writer: Mutex<Writer>,
     index: Mutex<LogIndex>,
     /// Segments with frames in them; the last one is being written.
     segments: Mutex<BTreeMap<u64, Segment>>,
@@ -27,8 +23,6 @@ pub(crate) struct Shared {
     pub(crate) keeper: Keeper,
     /// The reason, once the log has stopped for good.
     failed: watch::Sender<Option<String>>,
-    /// Proposals that are under way.
-    proposals: AtomicUsize,
     /// The last entry that was handed on.
     delivered: AtomicU64,
     /// What the next snapshot, as raft calls it, claims to contain: the caller's last checkpoint.
@@ -37,7 +31,6 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        writer: Writer,
         index: LogIndex,
         segments: BTreeMap<u64, Segment>,
         vote: Option<RaftVote>,
@@ -46,46 +39,15 @@ impl Shared {
     ) -> Self {
         let checkpoint = Mutex::new(index.purged());
         Self {
-            writer: Mutex::new(writer),
             index: Mutex::new(index),
             segments: Mutex::new(segments),
             vote: Mutex::new(vote),
             queue,
             keeper,
             failed: watch::Sender::new(None),
-            proposals: AtomicUsize::new(0),
             delivered: AtomicU64::new(0),
             checkpoint,
         }
-    }
-
-    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(|poisoned| {
-            let mut writer = poisoned.into_inner();
-            // Where it was interrupted is not known.
-            writer.give_up(self, LogError::Stopped("its writer panicked".to_owned()));
-            writer
-        })
-    }
-
-    /// Counts a proposal as under way until what is returned is dropped.
-    pub(crate) fn proposing(&self) -> impl Drop {
-        self.proposals.fetch_add(1, Ordering::Relaxed);
-        Proposing(self)
-    }
-
-    /// Takes entries in and has them written; `flushed` is called when they are durable.
-    ///
-    /// With one proposal under way this thread has nothing better to do than write them itself. With more, it has: it takes
-    /// in the next ones while the writer thread waits for the disk.
-    pub(crate) fn append(&self, entries: &[RaftEntry], flushed: IOFlushed<TypeConfig>) -> io::Result<()> {
-        self.queue.append(entries, flushed)?;
-        let alone = self.proposals.load(Ordering::Relaxed) <= 1;
-        match self.writer.try_lock() {
-            Ok(mut writer) if alone => writer.work(self),
-            _ => self.queue.notify(),
-        }
-        Ok(())
     }
 
     pub(crate) fn index(&self) -> MutexGuard<'_, LogIndex> {
@@ -180,13 +142,5 @@ impl Shared {
         let record = Record::decode(&bytes).map_err(&damaged)?;
         let entry = decode_entry(&record).map_err(&damaged)?;
         if entry.log_id == id { Ok(entry) } else { Err(damaged("another entry than was written here")) }
-    }
-}
-
-struct Proposing<'a>(&'a Shared);
-
-impl Drop for Proposing<'_> {
-    fn drop(&mut self) {
-        self.0.proposals.fetch_sub(1, Ordering::Relaxed);
     }
 }

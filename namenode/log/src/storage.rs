@@ -123,7 +123,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 index.push(entry.clone());
             }
         }
-        self.0.append(&entries, callback)
+        self.0.queue.append(&entries, callback)
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {

@@ -1,11 +1,11 @@
-//! Writing frames: one write and one fdatasync for everything that has gathered.
+//! The thread that writes frames: one write and one fdatasync for everything that has gathered.
 
 use crate::LogError;
 use crate::disk::Disk;
 use crate::format::{FRAME_HEADER, FrameHeader, PAGE};
 use crate::index::Place;
 use crate::meta::{self, VOTE};
-use crate::queue::{Frame, Job, Wake};
+use crate::queue::{Frame, Job};
 use crate::segment::{Segment, file_name};
 use crate::shared::Shared;
 use quarry_common::checksum::crc32c;
@@ -21,43 +21,33 @@ pub(crate) struct Position {
     pub(crate) sealed: bool,
 }
 
-/// Writes segments and the vote, in the order in which they were queued. Whoever holds its lock takes jobs from the queue:
-/// mostly the writer thread, or raft's own when only one proposal is under way, which spares two switches of threads.
+/// The only one that writes segments and the vote, in the order in which it is told.
 pub(crate) struct Writer {
+    shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     position: Position,
     segment_bytes: u64,
-    broken: bool,
-}
-
-/// The writer thread. Ends when the queue is closed, or at the first error.
-pub(crate) fn run(shared: &Shared, seal_after: Duration) {
-    let mut idle_at = 0;
-    loop {
-        let wake = shared.queue.wait(seal_after);
-        let mut writer = shared.writer();
-        match wake {
-            Wake::Work => writer.work(shared),
-            // Sealed when nothing was written since the last time.
-            Wake::Idle if idle_at != writer.position.sequence => idle_at = writer.position.sequence,
-            Wake::Idle => writer.seal_if_needed(shared),
-            Wake::Stop => return writer.seal_if_needed(shared),
-        }
-    }
+    seal_after: Duration,
 }
 
 impl Writer {
-    pub(crate) fn new(disk: Arc<dyn Disk>, position: Position, segment_bytes: u64) -> Self {
-        Self { disk, position, segment_bytes, broken: false }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        position: Position,
+        segment_bytes: u64,
+        seal_after: Duration,
+    ) -> Self {
+        Self { shared, disk, position, segment_bytes, seal_after }
     }
 
-    /// Writes all that is queued.
-    pub(crate) fn work(&mut self, shared: &Shared) {
-        while !self.broken
-            && let Some(job) = shared.queue.pop()
-        {
-            let result = match job {
-                Job::Write(frame) => self.commit(shared, frame),
+    /// The thread. Ends when the queue is closed or at the first error, which is never retried: after a failed fdatasync the
+    /// kernel drops the pages that it could not write, and the next one would report success.
+    pub(crate) fn run(mut self) {
+        loop {
+            let patience = (!self.position.sealed).then_some(self.seal_after);
+            let result = match self.shared.queue.next(patience) {
+                Job::Write(frame) => self.commit(frame),
                 Job::SaveVote(content, waiting) => {
                     let result = meta::replace(&*self.disk, VOTE, &content);
                     waiting.complete(match &result {
@@ -66,26 +56,23 @@ impl Writer {
                     });
                     result
                 }
+                Job::Idle => self.seal(),
+                Job::Stop if self.position.sealed => return,
+                Job::Stop => self.seal(),
             };
             if let Err(error) = result {
-                self.give_up(shared, error);
+                return self.shared.fail(&error);
             }
         }
     }
 
-    /// An error is final, never retried: after a failed fdatasync the kernel drops the pages that it could not write, and the
-    /// next one would report success.
-    pub(crate) fn give_up(&mut self, shared: &Shared, error: LogError) {
-        self.broken = true;
-        shared.fail(&error);
-    }
-
-    fn commit(&mut self, shared: &Shared, mut frame: Frame) -> Result<(), LogError> {
-        match self.write(shared, &mut frame.bytes, frame.records) {
+    fn commit(&mut self, mut frame: Frame) -> Result<(), LogError> {
+        let result = self.write(&mut frame.bytes, frame.records);
+        match result {
             Ok(offset) => {
-                self.note(shared, &frame, offset);
-                self.position.sealed = false;
+                self.note(&frame, offset);
                 frame.complete(Ok(()));
+                self.position.sealed = false;
                 Ok(())
             }
             Err(error) => {
@@ -95,31 +82,22 @@ impl Writer {
         }
     }
 
-    fn seal_if_needed(&mut self, shared: &Shared) {
-        if !self.broken
-            && !self.position.sealed
-            && let Err(error) = self.seal(shared)
-        {
-            self.give_up(shared, error);
-        }
-    }
-
     /// A frame without records: evidence that everything before it was acknowledged.
-    fn seal(&mut self, shared: &Shared) -> Result<(), LogError> {
+    fn seal(&mut self) -> Result<(), LogError> {
         let mut frame = Frame::new();
-        self.write(shared, &mut frame.bytes, 0)?;
+        self.write(&mut frame.bytes, 0)?;
         self.position.sealed = true;
         Ok(())
     }
 
     /// Writes the frame, and returns where it is once it is durable.
-    fn write(&mut self, shared: &Shared, bytes: &mut Vec<u8>, records: u32) -> Result<u64, LogError> {
+    fn write(&mut self, bytes: &mut Vec<u8>, records: u32) -> Result<u64, LogError> {
         let crc = crc32c(&bytes[FRAME_HEADER..]);
         let length = (bytes.len() - FRAME_HEADER) as u32;
         let header = FrameHeader { sequence: self.position.sequence, length, records, crc };
         bytes.resize(header.span() as usize, 0);
         if self.position.offset + header.span() > self.segment_bytes {
-            self.roll(shared, header.span())?;
+            self.roll(header.span())?;
         }
         let Position { segment, offset, sequence, .. } = &mut self.position;
         bytes[..FRAME_HEADER].copy_from_slice(&header.encode(segment.nonce));
@@ -132,28 +110,28 @@ impl Writer {
         Ok(at)
     }
 
-    fn roll(&mut self, shared: &Shared, span: u64) -> Result<(), LogError> {
-        let segment = shared.keeper.take()?;
+    fn roll(&mut self, span: u64) -> Result<(), LogError> {
+        let segment = self.shared.keeper.take()?;
         if PAGE as u64 + span > self.segment_bytes {
             let what = format!("a frame of {span} bytes does not fit into a segment");
             return Err(LogError::Stopped(what));
         }
-        shared.segments().insert(segment.number, segment.clone());
+        self.shared.segments().insert(segment.number, segment.clone());
         self.position.segment = segment;
         self.position.offset = PAGE as u64;
         Ok(())
     }
 
     /// Tells the index where the frame's entries are, before anybody is told that they are durable.
-    fn note(&self, shared: &Shared, frame: &Frame, offset: u64) {
+    fn note(&self, frame: &Frame, offset: u64) {
         let number = self.position.segment.number;
-        if let Some(segment) = shared.segments().get_mut(&number) {
+        if let Some(segment) = self.shared.segments().get_mut(&number) {
             let last = frame.entries.iter().map(|(index, _, _)| *index).max();
             segment.last_index = segment.last_index.max(last);
         }
         let places = frame.entries.iter().map(|&(index, start, length)| {
             (index, Place { segment: number, offset: offset as u32 + start, length })
         });
-        shared.index().set_places(places);
+        self.shared.index().set_places(places);
     }
 }
