@@ -82,6 +82,7 @@ async fn undo(session: &Session, ino: Ino, lock: Lock, before: &[Lock]) {
 
 async fn set(session: &Session, ino: Ino, lock: Lock, wait: bool) -> Result<(), FsError> {
     loop {
+        let _turn = if wait { Some(session.lock_turn().await) } else { None };
         match session.ask(Request::SetLock { ino, lock, wait }).await {
             Ok(Reply::Done) => {
                 session.locks().granted(ino, lock);

@@ -102,7 +102,7 @@ impl Inner {
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         let mut reason = String::new();
         for turn in 0.. {
-            if self.is_closed() {
+            if self.is_ending() {
                 return None;
             }
             match self.attempt(turn).await {

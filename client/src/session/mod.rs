@@ -34,16 +34,18 @@ use quarry_common::wire::fs::{Mutation, MutationReply};
 use quarry_common::wire::session::{LOCK_WAIT_MAX_MS, LeaseGrant, Push, Reply, Request};
 use slots::{Slot, Slots};
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 
 /// An answer may take this long before the request is asked again: a change waits for leases of others at most a
 /// lease term, and then for the log.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A waiting lock is answered by the NameNode after this time at the latest.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(LOCK_WAIT_MAX_MS + 10_000);
+/// Locks that the NameNode is asked to wait for at once: half of the unanswered requests that it allows a connection.
+const LOCK_WAITS: usize = 256;
 /// Pauses between attempts at a NameNode that says that it is not ready.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -76,9 +78,12 @@ struct Inner {
     /// The session of the last connection, to be resumed on the next; and who leads, if a NameNode said so.
     known: Mutex<Known>,
     connections: AtomicU64,
+    /// The session is being closed: when the connection goes now, that is as it should be.
+    ending: AtomicBool,
     slots: Arc<Slots>,
     opens: Arc<Opens>,
     locks: Locks,
+    lock_turns: Semaphore,
 }
 
 #[derive(Default)]
@@ -123,9 +128,11 @@ impl Session {
             link: watch::Sender::new(Link::Down),
             known: Mutex::default(),
             connections: AtomicU64::new(0),
+            ending: AtomicBool::new(false),
             slots: Slots::new(),
             opens: Arc::default(),
             locks: Locks::default(),
+            lock_turns: Semaphore::new(LOCK_WAITS),
         });
         let session = Self { inner: inner.clone() };
         let live = inner.first_connection().await?;
@@ -206,6 +213,12 @@ impl Session {
         self.inner.connections.load(Ordering::Relaxed)
     }
 
+    /// A place among the requests that the NameNode answers late: it takes only so many at once, and there must be room
+    /// for those that free what is waited for.
+    pub(crate) async fn lock_turn(&self) -> SemaphorePermit<'_> {
+        self.inner.lock_turns.acquire().await.expect("the semaphore is never closed")
+    }
+
     /// The transport, for connections to DataNodes.
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.inner.transport
@@ -217,6 +230,7 @@ impl Session {
             Link::Up(live) => Some(live.clone()),
             Link::Down | Link::Closed => None,
         };
+        self.inner.ending.store(true, Ordering::Relaxed);
         if let Some(live) = live
             && let Err(error) = live.client.call(Request::CloseSession, FAREWELL).await
         {
@@ -339,8 +353,9 @@ impl Inner {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn is_closed(&self) -> bool {
-        matches!(*self.link.borrow(), Link::Closed)
+    /// No connection is wanted any more.
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed) || matches!(*self.link.borrow(), Link::Closed)
     }
 }
 

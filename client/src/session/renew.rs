@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 /// A NameNode that does not answer for this long is given up: longer than its longest pause, shorter than what a
 /// session survives.
-const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(8);
 /// Handles that are closed within this time are reported together.
 const CLOSE_LINGER: Duration = Duration::from_millis(20);
 
@@ -22,7 +22,11 @@ pub(super) async fn supervise(inner: Arc<Inner>, first: Connected) {
     while let Some(Connected { live, ear }) = connected {
         tokio::select! {
             () = renew(&inner, &live) => {}
-            reason = live.client.closed() => tracing::info!(%reason, "connection to the NameNode lost"),
+            reason = live.client.closed() => {
+                if !inner.is_ending() {
+                    tracing::info!(%reason, "connection to the NameNode lost");
+                }
+            }
             () = closed(&inner) => {}
         }
         live.client.connection().close("done");

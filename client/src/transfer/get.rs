@@ -198,7 +198,7 @@ async fn attempt<'a>(
     let result = read.await;
     match &result {
         Ok(_) | Err(Failure::Missing) => node.succeeded(),
-        Err(Failure::Away(_)) => node.failed_now(),
+        Err(Failure::Away(reason)) => node.failed_now(reason),
         // The chunk is rotten, or the request is; the node as such may be well.
         Err(Failure::Corrupt(_) | Failure::Refused(_)) => {}
     }

@@ -131,9 +131,14 @@ impl DataNode {
         *self.failed() = None;
     }
 
-    /// It did not.
-    pub(super) fn failed_now(&self) {
-        *self.failed() = Some(Instant::now());
+    /// It did not. Said once: until it does something again, more of the same is no news.
+    pub(super) fn failed_now(&self, reason: &str) {
+        let before = self.failed().replace(Instant::now());
+        if before.is_none() {
+            tracing::info!(node = %self.id, reason, "a DataNode fails");
+        } else {
+            tracing::debug!(node = %self.id, reason, "a DataNode fails");
+        }
     }
 
     pub(super) fn is_in_trouble(&self) -> bool {

@@ -166,8 +166,7 @@ impl Transfer {
             result = send => result,
             node = self.falls_silent(table, members) => {
                 // It may be any member of the chain that is stopped, and this one the NameNode has missed.
-                tracing::info!(chunk = %upload.id, %node, "a member fell silent during a write");
-                self.nodes_failed(table, &[node]);
+                self.node_failed(table, node, "it fell silent during a write");
                 return vec![node];
             }
         };
@@ -177,31 +176,30 @@ impl Transfer {
                 for node in holders.iter().filter_map(|id| table.node(*id)) {
                     self.nodes.of(node).succeeded();
                 }
-                let failed: Vec<NodeId> = failed
-                    .into_iter()
-                    .filter(|(node, _)| members.contains(node) && !holders.contains(node))
-                    .map(|(node, reason)| {
-                        tracing::info!(chunk = %upload.id, %node, reason, "a member did not take a chunk");
-                        node
-                    })
-                    .collect();
-                let nobody = holders.is_empty() && failed.is_empty();
+                let mut without = Vec::new();
+                for (node, reason) in failed {
+                    if members.contains(&node) && !holders.contains(&node) {
+                        self.node_failed(table, node, &reason);
+                        without.push(node);
+                    }
+                }
+                if holders.is_empty() && without.is_empty() {
+                    without.push(members[0]);
+                }
                 upload.holders.extend(holders);
-                self.nodes_failed(table, &failed);
-                if nobody { vec![members[0]] } else { failed }
+                without
             }
             Err(failure) => {
-                tracing::info!(chunk = %upload.id, node = %first.id, reason = %failure, "a node did not take a chunk");
                 upload.refused |= matches!(failure, Failure::Refused(_));
-                self.nodes_failed(table, &members[..1]);
+                first.failed_now(&failure.to_string());
                 vec![members[0]]
             }
         }
     }
 
-    fn nodes_failed(&self, table: &Table, ids: &[NodeId]) {
-        for node in ids.iter().filter_map(|id| table.node(*id)) {
-            self.nodes.of(node).failed_now();
+    fn node_failed(&self, table: &Table, id: NodeId, reason: &str) {
+        if let Some(node) = table.node(id) {
+            self.nodes.of(node).failed_now(reason);
         }
     }
 

@@ -80,8 +80,7 @@ impl Transfer {
             Ok(()) => Outcome::Done,
             Err(Failure::Missing | Failure::Corrupt(_)) => self.repair(&node, ids, chunks).await,
             Err(Failure::Away(reason)) => {
-                tracing::info!(node = %holder, reason, "a node does not sync");
-                node.failed_now();
+                node.failed_now(&reason);
                 Outcome::Again(holder, ids)
             }
             Err(Failure::Refused(reason)) => {
