@@ -4,8 +4,9 @@ use crate::cache::Cache;
 use crate::session::Session;
 use crate::traits::{Meta, MutateError};
 use async_trait::async_trait;
+use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::{Reply, Request};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -62,6 +63,29 @@ impl Meta for Metadata {
 
     async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError> {
         self.mutate_then(mutation, |result| result).await?
+    }
+
+    fn is_exclusive(&self, ino: Ino) -> bool {
+        self.cache.is_exclusive(ino)
+    }
+
+    fn current(&self, ino: Ino) -> Option<Attr> {
+        match self.cache.find(&Query::Attr { ino }) {
+            Some(Ok(QueryReply::Attr(attr))) => Some(attr),
+            _ => None,
+        }
+    }
+
+    async fn lease(&self, ino: Ino) -> Result<Attr, FsError> {
+        let ticket = self.cache.ticket();
+        match self.session.ask(Request::Lease { ino }).await? {
+            Reply::Attr(attr) => {
+                let answer = Ok(QueryReply::Attr(attr.clone()));
+                self.cache.store(ticket, &Query::Attr { ino }, &answer);
+                Ok(attr)
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, Ino};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Mutation, MutationReply, NewChunk, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, Mutation, MutationReply, NewChunk, Query, QueryReply};
 
 /// Why a mutation was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,13 @@ pub(crate) trait Meta: Send + Sync {
     async fn query(&self, query: Query) -> Result<QueryReply, FsError>;
     /// Changes the namespace, exactly once. A caller that gives up does not stop it.
     async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError>;
+    /// Whether nobody else can have read or changed the file's data, so that changes may wait here.
+    fn is_exclusive(&self, ino: Ino) -> bool;
+    /// The file's attributes, if nobody else can have changed them.
+    fn current(&self, ino: Ino) -> Option<Attr>;
+    /// Asks for the right to keep changes; whether it was given tells [`is_exclusive`](Self::is_exclusive). Gives the
+    /// attributes.
+    async fn lease(&self, ino: Ino) -> Result<Attr, FsError>;
 }
 
 /// Chunks: waits for a cluster that is away.

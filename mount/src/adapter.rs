@@ -10,7 +10,7 @@ use crate::interrupt::interrupted;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use quarry_client::{FileSystem, OpenFile, OpenMode};
@@ -39,8 +39,9 @@ const COPY_MAX: u64 = 1 << 30;
 const READDIR_BATCH: u32 = 256;
 /// statfs counts in these; `df` multiplies them out again.
 const STATFS_BLOCK: u64 = 4096;
-/// Without a lease nothing that the kernel remembers of names and attributes may be trusted later.
-const TTL: Duration = Duration::ZERO;
+/// With a name the kernel is told nothing that it may remember of the inode: as long as it does not know the inode it cannot be
+/// told to forget. It asks for the attributes next, and then it does.
+const NO_TIME: Duration = Duration::ZERO;
 /// Inode numbers are never reused, so one generation serves.
 const GENERATION: Generation = Generation(0);
 /// Cookies of `.` and `..` come before those of the directory's own entries.
@@ -62,11 +63,47 @@ impl Adapter {
         Self { fs, runtime, files: Arc::new(Handles::new()), lock_owners: Arc::default(), direct_io }
     }
 
-    fn open_reply_flags(&self, flags: i32) -> FopenFlags {
-        if self.direct_io || flags & libc::O_DIRECT != 0 {
-            FopenFlags::FOPEN_DIRECT_IO
-        } else {
-            FopenFlags::empty()
+    /// How the kernel treats a handle whose answer is about to be sent.
+    fn open_reply_flags(&self, flags: i32) -> impl FnOnce(&OpenFile) -> FopenFlags + Send + 'static {
+        let (fs, direct) = (self.fs.clone(), self.direct_io || flags & libc::O_DIRECT != 0);
+        move |file| {
+            if direct {
+                FopenFlags::FOPEN_DIRECT_IO
+            } else if fs.attr_time(file.ino()) > Duration::ZERO {
+                // Whatever it has of the file is from under the lease.
+                FopenFlags::FOPEN_KEEP_CACHE
+            } else {
+                FopenFlags::empty()
+            }
+        }
+    }
+
+    fn reply_entry(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        reply: ReplyEntry,
+    ) -> impl FnOnce(Result<Attr, FsError>) + Send + 'static {
+        let (fs, name) = (self.fs.clone(), name.to_vec());
+        move |result| match result {
+            Ok(attr) => {
+                let time = fs.entry_time(parent, &name);
+                reply.entry_with_ttls(&NO_TIME, &time, &convert::file_attr(&attr), GENERATION);
+            }
+            Err(FsError::NotFound) => match fs.entry_time(parent, &name) {
+                Duration::ZERO => reply.error(Errno::ENOENT),
+                // The inode number 0 says that there is none, for that time.
+                time => reply.entry_with_ttls(&NO_TIME, &time, &convert::no_inode(), GENERATION),
+            },
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn reply_attr(&self, reply: ReplyAttr) -> impl FnOnce(Result<Attr, FsError>) + Send + 'static {
+        let fs = self.fs.clone();
+        move |result| match result {
+            Ok(attr) => reply.attr(&fs.attr_time(attr.ino), &convert::file_attr(&attr)),
+            Err(e) => reply.error(errno(e)),
         }
     }
 
@@ -111,19 +148,18 @@ impl Adapter {
         }
     }
 
-    /// One page of a directory for readdir and readdirplus: what `add` takes until it says that the page is full.
+    /// One page of a directory: what `add` takes until it says that the page is full.
     async fn page(
         fs: FileSystem,
         ino: Ino,
         offset: u64,
-        plus: bool,
         mut add: impl FnMut(u64, &DirEntry) -> bool + Send,
     ) -> Result<(), FsError> {
         for (position, name) in [(0, b".".as_slice()), (1, b"..".as_slice())] {
             if offset <= position {
                 let attr = if position == 0 { fs.getattr(ino).await? } else { fs.parent(ino).await? };
                 let (ino, kind) = (attr.ino, attr.kind);
-                let entry = DirEntry { cookie: 0, ino, kind, name: name.into(), attr: Some(attr) };
+                let entry = DirEntry { cookie: 0, ino, kind, name: name.into(), attr: None };
                 if add(position + 1, &entry) {
                     return Ok(());
                 }
@@ -131,18 +167,11 @@ impl Adapter {
         }
         let mut after = offset.saturating_sub(DOTS);
         loop {
-            let (entries, end) = fs.readdir(ino, after, READDIR_BATCH.min(READDIR_ENTRIES_MAX), plus).await?;
+            // With attributes, which come under leases: whoever lists a directory often looks at its files next.
+            let (entries, end) = fs.readdir(ino, after, READDIR_BATCH.min(READDIR_ENTRIES_MAX), true).await?;
             let complete = end || entries.is_empty();
-            for mut entry in entries {
+            for entry in entries {
                 after = entry.cookie;
-                if plus && entry.attr.is_none() {
-                    entry.attr = match fs.getattr(entry.ino).await {
-                        Ok(attr) => Some(attr),
-                        // Removed between the listing and now.
-                        Err(FsError::NotFound | FsError::Stale) => continue,
-                        Err(e) => return Err(e),
-                    };
-                }
                 if add(entry.cookie + DOTS, &entry) {
                     return Ok(());
                 }
@@ -161,20 +190,6 @@ fn caller(req: &Request) -> Caller {
 /// Whether a change of data by this caller takes suid and sgid away. The kernel shows its own verdict on writes only.
 fn unprivileged(req: &Request) -> bool {
     req.uid() != 0
-}
-
-fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, FsError>) {
-    move |result| match result {
-        Ok(attr) => reply.entry(&TTL, &convert::file_attr(&attr), GENERATION),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr, FsError>) {
-    move |result| match result {
-        Ok(attr) => reply.attr(&TTL, &convert::file_attr(&attr)),
-        Err(e) => reply.error(errno(e)),
-    }
 }
 
 fn reply_empty<T>(reply: ReplyEmpty) -> impl FnOnce(Result<T, FsError>) {
@@ -213,8 +228,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_POSIX_ACL,
@@ -237,12 +250,13 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, parent, name) = (self.fs.clone(), convert::ino(parent), name.as_bytes().to_vec());
-        self.answer(req, async move { fs.lookup(parent, &name).await }, reply_entry(reply));
+        let reply = self.reply_entry(parent, &name, reply);
+        self.answer(req, async move { fs.lookup(parent, &name).await }, reply);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        self.answer(req, async move { fs.getattr(ino).await }, reply_attr(reply));
+        self.answer(req, async move { fs.getattr(ino).await }, self.reply_attr(reply));
     }
 
     fn setattr(
@@ -275,7 +289,7 @@ impl Filesystem for Adapter {
             kill_suidgid: chown || (size.is_some() && unprivileged(req)),
         };
         // The kernel has already dropped sgid from a mode whose caller may not set it.
-        self.answer(req, async move { fs.setattr(ino, set, true).await }, reply_attr(reply));
+        self.answer(req, async move { fs.setattr(ino, set, true).await }, self.reply_attr(reply));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -302,16 +316,16 @@ impl Filesystem for Adapter {
             Some(kind) => NewNode::Special { kind, rdev },
             None => return reply.error(Errno::EINVAL),
         };
-        self.create_node(req, parent, name, node, mode, umask, reply_entry(reply));
+        self.create_node(req, parent, name, node, (mode, umask), reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.create_node(req, parent, name, NewNode::Dir, mode, umask, reply_entry(reply));
+        self.create_node(req, parent, name, NewNode::Dir, (mode, umask), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let node = NewNode::Symlink(target.as_os_str().as_bytes().into());
-        self.create_node(req, parent, name, node, 0o777, 0, reply_entry(reply));
+        self.create_node(req, parent, name, node, (0o777, 0), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -348,7 +362,8 @@ impl Filesystem for Adapter {
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (fs, ino, parent) = (self.fs.clone(), convert::ino(ino), convert::ino(newparent));
         let name = newname.as_bytes().to_vec();
-        self.answer(req, async move { fs.link(ino, parent, &name).await }, reply_entry(reply));
+        let reply = self.reply_entry(parent, &name, reply);
+        self.answer(req, async move { fs.link(ino, parent, &name).await }, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -365,7 +380,10 @@ impl Filesystem for Adapter {
                 Ok(file)
             },
             move |result| match result {
-                Ok(file) => reply.opened(FileHandle(files.insert(file)), reply_flags),
+                Ok(file) => {
+                    let flags = reply_flags(&file);
+                    reply.opened(FileHandle(files.insert(file)), flags);
+                }
                 Err(e) => reply.error(errno(e)),
             },
         );
@@ -396,13 +414,11 @@ impl Filesystem for Adapter {
             }
         };
         self.answer(req, work, move |result| match result {
-            Ok((attr, file)) => reply.created(
-                &TTL,
-                &convert::file_attr(&attr),
-                GENERATION,
-                FileHandle(files.insert(file)),
-                reply_flags,
-            ),
+            Ok((attr, file)) => {
+                let flags = reply_flags(&file);
+                let handle = FileHandle(files.insert(file));
+                reply.created(&NO_TIME, &convert::file_attr(&attr), GENERATION, handle, flags);
+            }
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -410,7 +426,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -418,9 +434,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let file = self.file(fh);
-        self.answer(req, async move { file?.read(offset, size).await }, |result| match result {
-            Ok(data) => reply.data(&data),
+        let (file, fs, ino) = (self.file(fh), self.fs.clone(), convert::ino(ino));
+        self.answer(req, async move { file?.read(offset, size).await }, move |result| match result {
+            Ok(data) => {
+                reply.data(&data);
+                fs.keeps_data(ino);
+            }
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -439,10 +458,13 @@ impl Filesystem for Adapter {
     ) {
         let (file, data) = (self.file(fh), bytes::Bytes::copy_from_slice(data));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let append = flags.0 & libc::O_APPEND != 0;
         let work = async move {
             let file = file?;
-            if append {
+            if page {
+                file.write_page(offset, data, kill).await
+            } else if append {
                 let written = data.len() as u32;
                 file.append(data, kill).await.map(|_| written)
             } else {
@@ -458,7 +480,7 @@ impl Filesystem for Adapter {
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let (file, unlock) = (self.file(fh), self.unlock_all(convert::ino(ino), lock_owner.0));
         let work = async move {
-            let flushed = file?.flush().await;
+            let flushed = file?.closing().await;
             unlock.await?;
             flushed
         };
@@ -500,35 +522,9 @@ impl Filesystem for Adapter {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
         let work = async move {
             let mut reply = reply;
-            let page = Self::page(fs, ino, offset, false, |next, entry| {
+            let page = Self::page(fs, ino, offset, |next, entry| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(INodeNo(entry.ino.0), next, convert::file_type(entry.kind), name)
-            });
-            match page.await {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(e)),
-            }
-            Ok(())
-        };
-        self.answer(req, work, |_| {});
-    }
-
-    fn readdirplus(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        reply: ReplyDirectoryPlus,
-    ) {
-        let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        let work = async move {
-            let mut reply = reply;
-            let page = Self::page(fs, ino, offset, true, |next, entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                entry.attr.as_ref().is_some_and(|attr| {
-                    reply.add(INodeNo(entry.ino.0), next, name, &TTL, &convert::file_attr(attr), GENERATION)
-                })
             });
             match page.await {
                 Ok(()) => reply.ok(),
@@ -742,19 +738,18 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
-    #[allow(clippy::too_many_arguments)]
     fn create_node(
         &self,
         req: &Request,
         parent: INodeNo,
         name: &OsStr,
         node: NewNode,
-        mode: u32,
-        umask: u32,
-        reply: impl FnOnce(Result<Attr, FsError>) + Send + 'static,
+        (mode, umask): (u32, u32),
+        reply: ReplyEntry,
     ) {
         let (fs, parent, name) = (self.fs.clone(), convert::ino(parent), name.as_bytes().to_vec());
         let (caller, mode, umask) = (caller(req), (mode & 0o7777) as u16, (umask & 0o777) as u16);
+        let reply = self.reply_entry(parent, &name, reply);
         let work = async move { fs.create(parent, &name, node, mode, umask, caller).await };
         self.answer(req, work, reply);
     }

@@ -8,15 +8,20 @@ mod convert;
 mod errno;
 mod handles;
 mod interrupt;
+mod kernel;
 mod mountpoint;
 pub mod options;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use kernel::KernelCache;
 use mountpoint::Unmounted;
 use options::{KernelFlag, MountOptions};
 use quarry_client::FileSystem;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -78,12 +83,16 @@ pub async fn run(
     ready: oneshot::Sender<()>,
 ) -> Result<(), MountError> {
     let path = mountpoint::prepare(&config.mountpoint).await?;
-    let adapter = adapter::Adapter::new(fs, tokio::runtime::Handle::current(), config.options.direct_io);
+    let adapter = adapter::Adapter::new(fs.clone(), tokio::runtime::Handle::current(), config.options.direct_io);
     let kernel_error = |source| MountError::Kernel { path: config.mountpoint.clone(), source };
     let fuse = fuse_config(&config);
     let mount_on = path.clone();
     let session = tokio::task::spawn_blocking(move || {
         let session = Session::new(adapter, &mount_on, &fuse)?;
+        let device = File::from(session.as_fd().try_clone_to_owned()?);
+        if let Some(kernel) = KernelCache::new(session.notifier(), device) {
+            fs.set_invalidator(Arc::new(kernel));
+        }
         // From here on it is unmounted by us alone: dropping fuser's own handle could unmount what came after.
         session.spawn()
     })

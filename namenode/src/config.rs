@@ -38,8 +38,6 @@ pub struct NameNodeConfig {
     pub orphan_age: Duration,
     /// Members of a group that differ for this long are compared chunk by chunk.
     pub audit_after: Duration,
-    /// Grant leases to clients.
-    pub leases: bool,
 }
 
 impl NameNodeConfig {
@@ -60,7 +58,6 @@ impl NameNodeConfig {
             delete_grace: Duration::from_secs(10),
             orphan_age: Duration::from_secs(3600),
             audit_after: Duration::from_secs(30),
-            leases: false,
         }
     }
 }

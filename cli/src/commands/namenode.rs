@@ -40,9 +40,6 @@ struct Settings {
     /// Chunks that no file refers to are collected after this long [default: 3600]
     #[arg(long, env = "QUARRY_ORPHAN_AGE", value_name = "SECONDS")]
     orphan_age: Option<u64>,
-    /// Grant clients leases, under which they answer repeated look-ups from memory and are told of changes [default: false]
-    #[arg(long, env = "QUARRY_LEASES", value_name = "true|false")]
-    leases: Option<bool>,
 }
 
 fn replication<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Replication>, D::Error> {
@@ -65,7 +62,7 @@ impl Namenode {
         let (file, base): (Settings, _) = read_file(self.config.as_deref())?;
         let file =
             Settings { dir: file.dir.map(|d| base.join(d)), certs: file.certs.map(|d| base.join(d)), ..file };
-        let s = prefer!(Settings: self.settings, file; listen, dir, certs, replication, orphan_age, leases);
+        let s = prefer!(Settings: self.settings, file; listen, dir, certs, replication, orphan_age);
         let transport = transport(&certs_in(&required(s.certs, "certs")?))?;
         let mut config = NameNodeConfig::new(required(s.listen, "listen")?, required(s.dir, "dir")?);
         config.cluster = transport.identity().cluster.clone();
@@ -74,9 +71,6 @@ impl Namenode {
         }
         if let Some(seconds) = s.orphan_age {
             config.orphan_age = std::time::Duration::from_secs(seconds);
-        }
-        if let Some(leases) = s.leases {
-            config.leases = leases;
         }
         block_on(async {
             let (shutdown, ready) = (until_signal()?, when_ready("namenode"));

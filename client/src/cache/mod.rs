@@ -20,14 +20,17 @@ use crate::file::Files;
 use crate::session::Session;
 use crate::traits::MutateError;
 use quarry_common::ids::Ino;
+use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply};
-use quarry_common::wire::session::{LeaseGrant, LeaseMode, Request};
+use quarry_common::wire::session::{LeaseGrant, Request};
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use table::{Dropped, Table};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// Bytes that the cache may take: some 200,000 inodes with a name each.
 const BUDGET: usize = 96 << 20;
@@ -38,10 +41,12 @@ const BATCH: usize = 256;
 
 /// Where else things are remembered that a lease protects: the kernel. Called from one thread that holds no lock.
 pub trait Invalidator: Send + Sync + 'static {
-    /// Forget the attributes and the data of an inode, and of a directory its list of entries.
+    /// Forget the attributes and the data of an inode. What programs changed through mmap comes in before it returns.
     fn inode(&self, ino: Ino);
-    /// Forget a name, or that there is none.
-    fn entry(&self, parent: Ino, name: &[u8]);
+    /// Forget the attributes of an inode.
+    fn attributes(&self, ino: Ino);
+    /// Forget all names, and that there are none.
+    fn names(&self);
 }
 
 /// The cache.
@@ -49,12 +54,20 @@ pub(crate) struct Cache {
     table: Mutex<Table>,
     queue: SyncSender<Job>,
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
+    /// Inodes whose [`Job::Uncovered`] waits already.
+    uncovered: Arc<Mutex<HashSet<Ino>>>,
 }
 
 /// Something to be forgotten by others, and then to be acknowledged if it was recalled.
-struct Job {
-    dropped: Vec<Dropped>,
-    recall: Option<(u64, Ino)>,
+enum Job {
+    /// No lease protects these any more.
+    Dropped { dropped: Vec<Dropped>, recall: Option<(u64, Ino)> },
+    /// A change that was made here has other attributes than the kernel can know.
+    Changed(Ino),
+    /// Data of this inode were read that no lease protects.
+    Uncovered(Ino),
+    /// To be told when all that came before is done.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// When a question was asked: the answer is only kept if nothing happened to its subject since.
@@ -66,13 +79,18 @@ impl Cache {
     pub(crate) fn new() -> (Arc<Self>, Forgetter) {
         let (queue, jobs) = sync_channel(QUEUE);
         let invalidator: Arc<OnceLock<Arc<dyn Invalidator>>> = Arc::default();
-        let cache =
-            Arc::new(Self { table: Mutex::new(Table::new(BUDGET)), queue, invalidator: invalidator.clone() });
-        (cache, Forgetter { jobs, invalidator })
+        let uncovered: Arc<Mutex<HashSet<Ino>>> = Arc::default();
+        let cache = Arc::new(Self {
+            table: Mutex::new(Table::new(BUDGET)),
+            queue,
+            invalidator: invalidator.clone(),
+            uncovered: uncovered.clone(),
+        });
+        (cache, Forgetter { jobs, invalidator, uncovered })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// From now on the kernel remembers as well, and must be told to forget. Only the first call counts.
@@ -87,15 +105,47 @@ impl Cache {
         self.pass_on(&mut table);
     }
 
-    /// The NameNode wants a lease back.
-    pub(crate) fn recall(&self, number: u64, ino: Ino, keep: Option<LeaseMode>) {
+    /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it
+    /// back, and its term need not be told from that of the others.
+    pub(crate) fn recall(&self, number: u64, ino: Ino) {
         let mut table = self.table();
-        let dropped = match keep {
-            // Nothing more is ever cached than a shared lease allows.
-            Some(_) => Vec::new(),
-            None => vec![table.recall(ino)],
-        };
-        self.send(Job { dropped, recall: Some((number, ino)) });
+        let dropped = vec![table.recall(ino)];
+        self.send(Job::Dropped { dropped, recall: Some((number, ino)) });
+    }
+
+    /// Waits until the kernel has forgotten everything that was dropped before, but not for ever: it may have to wait for
+    /// reads that wait for a connection.
+    pub(crate) async fn settled(&self) {
+        let (done, settled) = oneshot::channel();
+        self.send(Job::Barrier(done));
+        if tokio::time::timeout(LEASE_TERM, settled).await.is_err() {
+            tracing::warn!("the kernel is slow to forget what leases no longer protect");
+        }
+    }
+
+    /// Whether a lease on the inode is held.
+    pub(crate) fn is_leased(&self, ino: Ino) -> bool {
+        self.check(|table| table.is_leased(ino))
+    }
+
+    /// Whether changes of the inode's data may wait here.
+    pub(crate) fn is_exclusive(&self, ino: Ino) -> bool {
+        self.check(|table| table.is_exclusive(ino))
+    }
+
+    fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
+        let mut table = self.table();
+        table.lapse(Instant::now());
+        let held = held(&table);
+        self.pass_on(&mut table);
+        held
+    }
+
+    /// The kernel was given data that no lease protects: it must not keep them.
+    pub(crate) fn uncovered(&self, ino: Ino) {
+        if self.invalidator.get().is_some() && lock(&self.uncovered).insert(ino) {
+            self.send(Job::Uncovered(ino));
+        }
     }
 
     /// The connection is lost, and recalls with it: nothing is protected any more.
@@ -136,6 +186,12 @@ impl Cache {
         let mut table = self.table();
         table.changed(ticket, mutation, answer);
         self.pass_on(&mut table);
+        // The kernel knows what it asked for, but not when data were committed, and what that changed.
+        if let Mutation::Commit(commit) = mutation
+            && self.invalidator.get().is_some()
+        {
+            self.send(Job::Changed(commit.ino));
+        }
     }
 
     /// For how long the kernel may remember an inode's attributes without asking.
@@ -160,7 +216,7 @@ impl Cache {
     fn pass_on(&self, table: &mut Table) {
         let dropped = table.take_dropped();
         if !dropped.is_empty() {
-            self.send(Job { dropped, recall: None });
+            self.send(Job::Dropped { dropped, recall: None });
         }
     }
 
@@ -180,6 +236,7 @@ impl Cache {
 pub(crate) struct Forgetter {
     jobs: Receiver<Job>,
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
+    uncovered: Arc<Mutex<HashSet<Ino>>>,
 }
 
 impl Forgetter {
@@ -197,28 +254,79 @@ impl Forgetter {
         while let Ok(first) = self.jobs.recv() {
             let rest = std::iter::from_fn(|| self.jobs.try_recv().ok()).take(BATCH - 1);
             let mut recalled = Vec::new();
+            let mut names = false;
+            let mut barriers = Vec::new();
             for job in std::iter::once(first).chain(rest) {
-                for dropped in &job.dropped {
-                    self.forget(dropped, files);
+                match job {
+                    Job::Dropped { dropped, recall } => {
+                        for dropped in &dropped {
+                            self.forget(dropped.ino, files);
+                            names |= dropped.names;
+                        }
+                        recalled.extend(recall);
+                    }
+                    Job::Changed(ino) => {
+                        if let Some(invalidator) = self.invalidator.get() {
+                            invalidator.attributes(ino);
+                        }
+                    }
+                    Job::Uncovered(ino) => {
+                        lock(&self.uncovered).remove(&ino);
+                        self.forget(ino, files);
+                    }
+                    Job::Barrier(done) => barriers.push(done),
                 }
-                recalled.extend(job.recall);
             }
-            if let (Some(session), false) = (session.upgrade(), recalled.is_empty()) {
-                runtime.spawn(acknowledge(session, recalled));
+            if let (true, Some(invalidator)) = (names, self.invalidator.get()) {
+                invalidator.names();
+            }
+            for barrier in barriers {
+                // Whoever waited may have given up.
+                let _ = barrier.send(());
+            }
+            if let Some(session) = session.upgrade() {
+                acknowledge_all(recalled, &session, files, runtime);
             }
         }
     }
 
-    fn forget(&self, dropped: &Dropped, files: &Weak<Files>) {
+    fn forget(&self, ino: Ino, files: &Weak<Files>) {
         if let Some(files) = files.upgrade() {
-            files.invalidate(dropped.ino);
+            files.invalidate(ino);
         }
-        let Some(invalidator) = self.invalidator.get() else { return };
-        invalidator.inode(dropped.ino);
-        for name in &dropped.names {
-            invalidator.entry(dropped.ino, name);
+        if let Some(invalidator) = self.invalidator.get() {
+            invalidator.inode(ino);
         }
     }
+}
+
+/// Answers recalls: at once, or as soon as what was kept under the lease is in the cluster.
+fn acknowledge_all(
+    recalled: Vec<(u64, Ino)>,
+    session: &Arc<Session>,
+    files: &Weak<Files>,
+    runtime: &Handle,
+) {
+    let mut clean = Vec::new();
+    for recall in recalled {
+        match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {
+            Some(inode) => {
+                let session = session.clone();
+                runtime.spawn(async move {
+                    inode.flush(false).await;
+                    acknowledge(session, vec![recall]).await;
+                });
+            }
+            None => clean.push(recall),
+        }
+    }
+    if !clean.is_empty() {
+        runtime.spawn(acknowledge(session.clone(), clean));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells the NameNode that what it recalled is forgotten, and what of it is open.

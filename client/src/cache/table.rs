@@ -9,7 +9,7 @@ use hashlink::LinkedHashMap;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::fs::{Attr, FileKind, Name};
-use quarry_common::wire::session::LeaseGrant;
+use quarry_common::wire::session::{LeaseGrant, LeaseMode};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub(super) struct Table {
 #[derive(Default)]
 pub(super) struct Node {
     pub(super) leased: bool,
+    /// Changes of its data may wait here.
+    exclusive: bool,
     pub(super) attr: Option<Attr>,
     pub(super) names: HashMap<Name, Known>,
     pub(super) pages: HashMap<PageKey, Page>,
@@ -74,8 +76,8 @@ pub(super) struct Page {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dropped {
     pub(super) ino: Ino,
-    /// What was known in the directory.
-    pub(super) names: Vec<Name>,
+    /// Names were known in the directory.
+    pub(super) names: bool,
 }
 
 impl Table {
@@ -107,6 +109,7 @@ impl Table {
             }
             if let Some(node) = self.nodes.to_back(&lease.ino) {
                 node.leased = true;
+                node.exclusive |= lease.mode == LeaseMode::Exclusive;
             }
         }
         self.shrink();
@@ -132,7 +135,7 @@ impl Table {
                 self.cost -= node.cost;
                 node.dropped(ino)
             }
-            None => Dropped { ino, names: Vec::new() },
+            None => Dropped { ino, names: false },
         }
     }
 
@@ -179,6 +182,16 @@ impl Table {
         self.shrink();
     }
 
+    /// The lease on an inode is held.
+    pub(super) fn is_leased(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| node.leased)
+    }
+
+    /// An exclusive lease on an inode is held.
+    pub(super) fn is_exclusive(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| node.exclusive)
+    }
+
     pub(super) fn has_attr(&self, ino: Ino) -> bool {
         self.nodes.get(&ino).is_some_and(|node| node.leased && node.attr.is_some())
     }
@@ -201,7 +214,7 @@ impl Table {
 
 impl Node {
     fn dropped(self, ino: Ino) -> Dropped {
-        Dropped { ino, names: self.names.into_keys().collect() }
+        Dropped { ino, names: !self.names.is_empty() }
     }
 
     pub(super) fn know(&mut self, name: &Name, known: Known) {

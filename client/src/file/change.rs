@@ -36,6 +36,10 @@ impl Files {
         // Without a new size nothing but the order matters: times and modes that are set now must not be
         // overwritten by what an earlier write brings along.
         let windows = size.map(|size| size / CHUNK_SIZE..u64::MAX);
+        if size == Some(0) {
+            let mut state = inode.state();
+            state.replaced |= state.size() > 0;
+        }
         let (attr, ()) = inode
             .change(windows.unwrap_or(0..0), mutation, |reply| match reply {
                 MutationReply::Attr(attr) => Some((attr, ())),

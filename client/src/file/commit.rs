@@ -191,6 +191,7 @@ impl Inode {
         let mut closed = 0;
         if state.dirty.is_empty() {
             state.kill_at = None;
+            state.replaced = false;
             closed = std::mem::take(&mut state.closing);
             self.files.unkeep(self.ino);
         }

@@ -22,6 +22,18 @@ impl ErrorLog {
         self.reported = false;
     }
 
+    /// A log that begins with an error that nobody has seen.
+    pub(crate) fn with(error: FsError) -> Self {
+        let mut log = Self::default();
+        log.record(error);
+        log
+    }
+
+    /// The newest error, if nobody has seen it.
+    pub(crate) fn unseen(&self) -> Option<FsError> {
+        self.error.filter(|_| !self.reported)
+    }
+
     /// For a new handle: it reports an error that nobody has seen yet.
     pub(crate) fn cursor(&self) -> ErrorCursor {
         ErrorCursor(if self.reported { self.number } else { 0 })

@@ -2,6 +2,7 @@
 
 use super::budget::Budget;
 use super::cache::BlockCache;
+use super::errors::ErrorLog;
 use super::fetch::Fetcher;
 use super::inode::Inode;
 use super::open_file::{OpenFile, OpenMode};
@@ -20,6 +21,8 @@ use tokio::sync::Semaphore;
 
 /// Written data waits at most about this long for its flush.
 pub(crate) const FLUSH_AFTER: Duration = Duration::from_secs(4);
+/// Files whose errors are kept for their next openers.
+const UNSEEN_MAX: usize = 1024;
 /// How often the age of written data is looked at: with `FLUSH_AFTER`, data is on its way after 5 s.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,8 @@ pub(crate) struct Files {
     inodes: Mutex<HashMap<Ino, Weak<Inode>>>,
     /// Inodes with dirty data, which stay alive until it is committed.
     dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
+    /// Errors of files without handles that nobody has seen: the next opener does.
+    unseen: Mutex<HashMap<Ino, FsError>>,
 }
 
 impl Files {
@@ -89,6 +94,7 @@ impl Files {
             runtime: Handle::current(),
             inodes: Mutex::default(),
             dirty: Mutex::default(),
+            unseen: Mutex::default(),
             meta,
             io,
             clock,
@@ -173,12 +179,29 @@ impl Files {
     }
 
     /// The last reference to an inode has gone.
-    pub(crate) fn forget(&self, ino: Ino) {
+    pub(crate) fn forget(&self, ino: Ino, unseen: Option<FsError>) {
+        if let Some(error) = unseen {
+            let mut all = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() < UNSEEN_MAX {
+                all.insert(ino, error);
+            }
+        }
         let mut inodes = self.inodes();
         // Another may have come under the same number meanwhile.
         if inodes.get(&ino).is_some_and(|weak| weak.strong_count() == 0) {
             inodes.remove(&ino);
         }
+    }
+
+    /// An error of this file that nobody has seen.
+    pub(crate) fn unseen_error(&self, ino: Ino) -> ErrorLog {
+        let error = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
+        error.map_or_else(ErrorLog::default, ErrorLog::with)
+    }
+
+    /// The inode, if it has data that are not committed.
+    pub(crate) fn dirty_inode(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.dirty().get(&ino).cloned()
     }
 
     fn inode(self: &Arc<Self>, attr: &Attr) -> Arc<Inode> {

@@ -15,7 +15,7 @@ use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::fs::{Attr, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, watch};
 use tokio::time::Instant;
 
 /// A file that has handles or unwritten data.
@@ -29,6 +29,9 @@ pub(crate) struct Inode {
     pub(crate) settled: Notify,
     /// The flusher has something to look at.
     pub(crate) work: Notify,
+    /// Writes that wait for the right to keep data, or were just given it: a recall lets them put theirs first, or two
+    /// mounts that write in turn could take the right from each other for ever.
+    pub(crate) writers: watch::Sender<usize>,
     state: Mutex<State>,
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct State {
     /// The last write that clears suid and sgid, until it is committed.
     pub(crate) kill_at: Option<u64>,
     pub(crate) errors: ErrorLog,
+    /// The file was emptied, and what was written since is not committed.
+    pub(crate) replaced: bool,
     /// A flusher task runs.
     pub(crate) flushing: bool,
     /// Handles that were closed and whose close was not yet passed on, because data is dirty.
@@ -96,6 +101,7 @@ impl DirtyWindow {
 
 impl Inode {
     pub(crate) fn new(files: Arc<Files>, attr: Attr) -> Self {
+        let errors = files.unseen_error(attr.ino);
         Self {
             ino: attr.ino,
             files,
@@ -103,6 +109,7 @@ impl Inode {
             loading: tokio::sync::Mutex::default(),
             settled: Notify::new(),
             work: Notify::new(),
+            writers: watch::Sender::new(0),
             state: Mutex::new(State {
                 attr,
                 layout: LayoutCache::default(),
@@ -114,7 +121,8 @@ impl Inode {
                 durable_to: 0,
                 written_at: Timestamp::default(),
                 kill_at: None,
-                errors: ErrorLog::default(),
+                errors,
+                replaced: false,
                 flushing: false,
                 closing: 0,
             }),
@@ -128,7 +136,8 @@ impl Inode {
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        self.files.forget(self.ino);
+        let lost = self.state().errors.unseen();
+        self.files.forget(self.ino, lost);
     }
 }
 

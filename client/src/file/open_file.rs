@@ -9,7 +9,7 @@ use super::writer::Position;
 use bytes::Bytes;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, FallocateMode};
+use quarry_common::wire::fs::{Attr, FallocateMode, Query, QueryReply};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,6 +67,7 @@ impl OpenFile {
     /// # Errors
     /// Those of the cluster; `Io` if data is lost.
     pub async fn read(&self, offset: u64, size: u32) -> Result<Bytes, FsError> {
+        self.inode.refresh().await?;
         let file_size = self.inode.state().size();
         let access = {
             let mut pattern = self.pattern.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,6 +89,16 @@ impl OpenFile {
         Ok(length)
     }
 
+    /// Writes a page of the kernel's cache that a program has changed through mmap.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_page(&self, offset: u64, data: Bytes, kill_suidgid: bool) -> Result<u32, FsError> {
+        let length = data.len() as u32;
+        self.write_to(Position::Page(offset), data, kill_suidgid).await?;
+        Ok(length)
+    }
+
     /// Writes behind the last byte. Returns the offset at which the data begins.
     ///
     /// # Errors
@@ -104,8 +115,19 @@ impl OpenFile {
         self.inode.write(position, data, kill_suidgid).await
     }
 
-    /// Waits until everything that was written to the file through this mount is in the cluster, as `close` does:
-    /// other mounts see it from then on.
+    /// What `close` does: nothing, if what was written may wait in the mount until somebody looks. Otherwise as
+    /// [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// That of an earlier write, once.
+    pub async fn closing(&self) -> Result<(), FsError> {
+        if self.mode.write && !self.inode.may_wait() {
+            self.inode.flush(false).await;
+        }
+        self.report()
+    }
+
+    /// Waits until everything that was written to the file through this mount is in the cluster.
     ///
     /// # Errors
     /// That of an earlier write, once.
@@ -163,6 +185,7 @@ impl OpenFile {
     /// # Errors
     /// `NoSuchOffset` if there is none.
     pub async fn seek_data(&self, offset: u64) -> Result<u64, FsError> {
+        self.inode.refresh().await?;
         self.inode.seek(Seek::Data, offset).await
     }
 
@@ -171,6 +194,7 @@ impl OpenFile {
     /// # Errors
     /// `NoSuchOffset` at or past the end.
     pub async fn seek_hole(&self, offset: u64) -> Result<u64, FsError> {
+        self.inode.refresh().await?;
         self.inode.seek(Seek::Hole, offset).await
     }
 
@@ -199,6 +223,32 @@ impl Drop for OpenFile {
 }
 
 impl Inode {
+    /// Makes sure that what is known of the file is as new as this call: asks, unless a lease says so.
+    async fn refresh(&self) -> Result<(), FsError> {
+        let meta = &self.files.meta;
+        if meta.is_exclusive(self.ino) {
+            return Ok(());
+        }
+        let attr = match meta.current(self.ino) {
+            Some(attr) => attr,
+            None => match meta.query(Query::Attr { ino: self.ino }).await? {
+                QueryReply::Attr(attr) => attr,
+                other => {
+                    tracing::error!(?other, "the NameNode answers a question about attributes with something else");
+                    return Err(FsError::Io);
+                }
+            },
+        };
+        self.state().observe(&attr);
+        Ok(())
+    }
+
+    /// Whether data may stay in the buffer when the file is closed. What replaces an older content may not: programs
+    /// rely on finding the one or the other after a crash, not an empty file.
+    fn may_wait(&self) -> bool {
+        !self.state().replaced && self.files.meta.is_exclusive(self.ino)
+    }
+
     /// One handle less. The NameNode hears of it when the data is committed: until then an unlinked file must live.
     fn close(&self) {
         {

@@ -9,10 +9,20 @@ use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
 const RUN_MIN: u32 = 256 << 10;
+
+/// How often a write asks for the right to keep its data before it goes through to the cluster instead.
+const LEASE_ASKS: u32 = 3;
+/// The same for a write to the end: only who has that right knows where the end is.
+const LEASE_ASKS_APPEND: u32 = 200;
+/// Pause between two of these, growing with their number up to ten times this.
+const LEASE_PAUSE: Duration = Duration::from_millis(2);
+/// How long a recall waits for writes that were just given the right: they have the data at hand.
+const WRITERS_WAIT: Duration = Duration::from_millis(20);
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +30,17 @@ pub(crate) enum Position {
     At(u64),
     /// Behind the last byte.
     End,
+    /// A page of the kernel's cache, that a program has changed before: it is not asked whether it may.
+    Page(u64),
+}
+
+impl Position {
+    fn offset(self, size: u64) -> u64 {
+        match self {
+            Self::At(at) | Self::Page(at) => at,
+            Self::End => size,
+        }
+    }
 }
 
 impl Inode {
@@ -34,10 +55,7 @@ impl Inode {
         kill_suidgid: bool,
     ) -> Result<u64, FsError> {
         if data.is_empty() {
-            return Ok(match position {
-                Position::At(at) => at,
-                Position::End => self.state().size(),
-            });
+            return Ok(position.offset(self.state().size()));
         }
         let mut first = None;
         let mut next = position;
@@ -49,7 +67,10 @@ impl Inode {
             if data.is_empty() {
                 return Ok(first.unwrap_or(at));
             }
-            next = Position::At(at + length);
+            next = match position {
+                Position::Page(_) => Position::Page(at + length),
+                Position::At(_) | Position::End => Position::At(at + length),
+            };
         }
     }
 
@@ -72,37 +93,79 @@ impl Inode {
             budget.take(taken, || self.files.start_flush()).await?;
         }
         let held = Held { inode: self, bytes: taken };
-        let _gate = self.gate.read().await;
-        let (at, work) = {
-            let mut state = self.state();
-            let at = match position {
-                Position::At(at) => at,
-                Position::End => state.size(),
+        let writing = Writing::new(self);
+        let mut asked = 0;
+        let (at, kept) = loop {
+            let must_keep = match position {
+                Position::Page(_) => false,
+                Position::At(_) => asked < LEASE_ASKS,
+                Position::End => asked < LEASE_ASKS_APPEND,
             };
-            if at.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
-                return Err(FsError::FileTooLarge);
+            if let Some(done) = self.try_put(position, &data, kill, must_keep).await {
+                break done?;
             }
-            if state.dirty.is_empty() {
-                self.files.keep(self);
-            }
-            let grown = state.put(at, data);
-            state.written_at = self.files.clock.now();
-            if kill {
-                state.kill_at = Some(state.sequence);
-            }
-            held.settle(grown);
-            if budget.is_short() {
-                state.flush_to = state.sequence;
-            }
-            (at, !state.complete.is_empty() || budget.is_short())
+            tokio::time::sleep(LEASE_PAUSE * asked.min(10)).await;
+            let attr = self.files.meta.lease(self.ino).await?;
+            self.state().observe(&attr);
+            asked += 1;
         };
-        if work {
+        drop(writing);
+        held.settle(kept.grown);
+        if kept.work {
             self.wake_flusher();
         }
         if budget.half_reached() {
             self.files.start_flush();
         }
+        if !self.files.meta.is_exclusive(self.ino) {
+            // Others may look at any time and nobody would ask for it: the data go on at once.
+            match position {
+                Position::Page(_) => self.start_flush(kept.sequence, false),
+                Position::At(_) | Position::End => self.flush(false).await,
+            }
+        }
         Ok(at)
+    }
+
+    /// Puts the bytes into the buffer, unless they `must_keep` there and may not.
+    async fn try_put(
+        self: &Arc<Self>,
+        position: Position,
+        data: &Bytes,
+        kill: bool,
+        must_keep: bool,
+    ) -> Option<Result<(u64, Put), FsError>> {
+        let _gate = self.gate.read().await;
+        let mut state = self.state();
+        // Under the state's lock: what is put before a recall takes the right away is flushed by that recall.
+        if must_keep && !self.files.meta.is_exclusive(self.ino) {
+            return None;
+        }
+        let at = position.offset(state.size());
+        if at.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
+            return Some(Err(FsError::FileTooLarge));
+        }
+        if state.dirty.is_empty() {
+            self.files.keep(self);
+        }
+        let grown = state.put(at, data.clone());
+        state.written_at = self.files.clock.now();
+        if kill {
+            state.kill_at = Some(state.sequence);
+        }
+        let short = self.files.budget.is_short();
+        if short {
+            state.flush_to = state.sequence;
+        }
+        let work = !state.complete.is_empty() || short;
+        Some(Ok((at, Put { grown, work, sequence: state.sequence })))
+    }
+
+    /// Waits until writes that have the right to keep data have put theirs, but not for long.
+    pub(crate) async fn let_writers_go_first(&self) {
+        let mut writers = self.writers.subscribe();
+        let none = writers.wait_for(|n| *n == 0);
+        let _ = tokio::time::timeout(WRITERS_WAIT, none).await;
     }
 
     /// Begins to send every write up to `sequence`.
@@ -201,6 +264,32 @@ impl State {
             }
         }
         grown
+    }
+}
+
+/// What a write did to the buffer.
+struct Put {
+    /// By how much its charge grew.
+    grown: isize,
+    /// There is something to send.
+    work: bool,
+    /// Its number.
+    sequence: u64,
+}
+
+/// Counts a write among the inode's.
+struct Writing<'a>(&'a Inode);
+
+impl<'a> Writing<'a> {
+    fn new(inode: &'a Inode) -> Self {
+        inode.writers.send_modify(|n| *n += 1);
+        Self(inode)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.writers.send_modify(|n| *n -= 1);
     }
 }
 

@@ -6,6 +6,7 @@ mod names;
 mod open;
 
 use crate::cache::{Cache, Invalidator};
+use async_trait::async_trait;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::file::{Files, FilesConfig};
@@ -16,7 +17,7 @@ use quarry_common::clock::SystemClock;
 use quarry_common::ids::Ino;
 use quarry_common::transport::Transport;
 use quarry_common::wire::session::{LeaseGrant, Push};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A file system that is connected to its cluster. Clones are the same one.
@@ -39,8 +40,27 @@ struct Inner {
 struct Hub {
     placement: Arc<PlacementCache>,
     cache: Arc<Cache>,
+    /// There once the session is.
+    files: OnceLock<Weak<Files>>,
 }
 
+impl Hub {
+    fn recall(&self, number: u64, ino: Ino) {
+        let inode = self.files.get().and_then(Weak::upgrade).and_then(|files| files.known(ino));
+        match inode.filter(|inode| *inode.writers.borrow() > 0) {
+            Some(inode) => {
+                let cache = self.cache.clone();
+                tokio::spawn(async move {
+                    inode.let_writers_go_first().await;
+                    cache.recall(number, ino);
+                });
+            }
+            None => self.cache.recall(number, ino),
+        }
+    }
+}
+
+#[async_trait]
 impl Events for Hub {
     fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         self.cache.answered(leases, sent_at);
@@ -49,13 +69,17 @@ impl Events for Hub {
     fn push(&self, push: Push) {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
-            Push::Recall { number, ino, keep } => self.cache.recall(number, ino, keep),
+            Push::Recall { number, ino, keep: _ } => self.recall(number, ino),
         }
     }
 
     fn disconnected(&self) {
         self.cache.disconnected();
         self.placement.distrust();
+    }
+
+    async fn settled(&self) {
+        self.cache.settled().await;
     }
 }
 
@@ -74,14 +98,16 @@ impl FileSystem {
         };
         let placement = PlacementCache::new();
         let (cache, forgetter) = Cache::new();
-        let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone() });
-        let session = Arc::new(Session::open(config, transport, hub).await?);
+        let files_of = OnceLock::new();
+        let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone(), files: files_of });
+        let session = Arc::new(Session::open(config, transport, hub.clone()).await?);
         tokio::spawn(follow(placement.clone(), Arc::downgrade(&session)));
         let meta = Arc::new(Metadata::new(session.clone(), cache.clone()));
         let transfer = Arc::new(Transfer::new(session.clone(), placement));
         let opens = session.opens().clone();
         let closed = Box::new(move |ino| opens.leave(ino));
         let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
+        let _ = hub.files.set(Arc::downgrade(&files));
         forgetter.start(&session, &files).map_err(|e| ClientError::Resources(e.to_string()))?;
         Ok(Self(Arc::new(Inner { session, meta, files, cache })))
     }
@@ -96,6 +122,15 @@ impl FileSystem {
     /// lease, and not at all without one or without an invalidator.
     pub fn attr_time(&self, ino: Ino) -> Duration {
         self.0.cache.attr_time(ino)
+    }
+
+    /// Whether the kernel may keep an inode's data. It must be told to forget what it was given otherwise.
+    pub fn keeps_data(&self, ino: Ino) -> bool {
+        let kept = self.0.cache.is_leased(ino);
+        if !kept {
+            self.0.cache.uncovered(ino);
+        }
+        kept
     }
 
     /// For how long the kernel may remember a name that it was just told, or that there is none.

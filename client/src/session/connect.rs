@@ -152,6 +152,9 @@ impl Inner {
     /// Continues the session, or opens a new one if there was none or it has ended.
     async fn session_on(&self, client: &RpcClient<SessionProtocol>) -> Result<SessionId, Failure> {
         let known = self.known().session;
+        if known.is_some() {
+            self.events.settled().await;
+        }
         let session = match known {
             Some(session) => self.resume(client, session).await?,
             None => None,

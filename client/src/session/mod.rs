@@ -24,6 +24,7 @@ use crate::backoff::Backoff;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::traits::MutateError;
+use async_trait::async_trait;
 use locks::Locks;
 use opens::Opens;
 use quarry_common::ids::SessionId;
@@ -54,6 +55,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What the layers above must learn at once. Called in the order in which the NameNode said it, on the task that reads
 /// from the network: must not block.
+#[async_trait]
 pub(crate) trait Events: Send + Sync + 'static {
     /// A request that was sent at `sent_at` was answered, with these leases.
     fn answered(&self, leases: &[LeaseGrant], sent_at: Instant);
@@ -61,6 +63,8 @@ pub(crate) trait Events: Send + Sync + 'static {
     fn push(&self, push: Push);
     /// The connection is gone, and nothing will come from it any more. What was granted over it is void.
     fn disconnected(&self);
+    /// Waits until what is void has been dropped everywhere: before that the session is not continued.
+    async fn settled(&self);
 }
 
 /// The session. Dropped, its background work ends.

@@ -19,6 +19,7 @@ const FILE: Ino = Ino(7);
 
 struct Announce(Arc<PlacementCache>);
 
+#[async_trait]
 impl Events for Announce {
     fn answered(&self, _: &[LeaseGrant], _: Instant) {}
     fn push(&self, push: Push) {
@@ -29,6 +30,8 @@ impl Events for Announce {
     fn disconnected(&self) {
         self.0.distrust();
     }
+
+    async fn settled(&self) {}
 }
 
 async fn transfer(world: &World) -> Arc<Transfer> {

@@ -107,6 +107,12 @@ pub enum Request {
         /// Inodes.
         inos: Vec<(Ino, bool)>,
     },
+    /// The client wants to keep changes of the file's data: all other leases on it are recalled first.
+    /// Answer: [`Reply::Attr`], with an exclusive lease unless others are about to use the file.
+    Lease {
+        /// File.
+        ino: Ino,
+    },
 }
 
 /// The longest that the NameNode lets a waiting `SetLock` wait before it answers `WouldBlock`.

@@ -202,6 +202,11 @@ impl LeaseTable {
         self.on(ino).map(|(session, lease)| (session, lease.mode))
     }
 
+    /// Whether another session may keep changes of the inode.
+    pub fn is_kept_by_other(&self, session: SessionId, ino: Ino) -> bool {
+        self.on(ino).any(|(other, lease)| other != session && lease.mode == LeaseMode::Exclusive)
+    }
+
     /// Whether a ticket may go ahead. `false` for one that is done.
     pub fn is_ready(&self, ticket: Ticket) -> bool {
         self.tickets.is_ready(ticket)

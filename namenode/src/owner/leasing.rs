@@ -4,24 +4,30 @@
 //!   mutation ── acquire ──> ready? ── yes ──────────────> admitted ──> applied ── more inodes? ──> answered
 //!                             │ no                            ^           │ not ready
 //!                             └─> parked ── acks or terms ────┘           └─> parked ── ... ──> answered
+//!
+//!   query    ── held exclusively? ── no ─────────────────────────────────────────────────────> answered
+//!                             └─> parked ── the holder has committed what it kept ───────────> answered
 //! ```
 //!
 //! The table of leases decides (see [`quarry_namenode_core::leases`]); this is what carries out its decisions.
 
 use super::opens::OpenTable;
 use super::proposer::{MutationWaiter, Pending, Waiter};
-use super::{Fatal, Owner, millis};
+use super::{Fatal, Owner, millis, refusal};
 use crate::handle::ClientReplier;
 use quarry_common::ids::{Ino, SessionId};
-use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{MutationReply, Query, QueryReply};
+use quarry_common::wire::error::{FsError, ServiceError};
+use quarry_common::wire::fs::{FileKind, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Reply, Response};
 use quarry_namenode_core::Body;
 use quarry_namenode_core::leases::{Access, Actions, LeaseConfig, LeaseTable, Recall, Ticket};
+use quarry_namenode_core::placement;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Of a directory's page, entries whose leases go with it.
 const PAGE_GRANTS_MAX: usize = 1024;
+/// Version of an inode that has not changed since it was made.
+const FIRST_VERSION: u64 = 1;
 /// Nobody: for what the NameNode itself does.
 const NOBODY: SessionId = SessionId(0);
 
@@ -29,6 +35,12 @@ const NOBODY: SessionId = SessionId(0);
 enum Parked {
     /// To go into the log.
     Mutation(Pending),
+    /// To be asked again, once nobody keeps changes of what it shows.
+    Query { session: SessionId, query: Query, reply: ClientReplier },
+    /// The same, for opening a file.
+    Open { session: SessionId, ino: Ino, reply: ClientReplier },
+    /// To be granted an exclusive lease.
+    Lease { session: SessionId, ino: Ino, reply: ClientReplier },
     /// Applied, to be answered.
     Answer { session: SessionId, reply: ClientReplier, answer: MutationReply },
     /// An inode without a name, to be reaped.
@@ -66,7 +78,7 @@ impl Owner {
     /// A request of the session arrived.
     pub(super) fn renew_leases(&mut self, session: SessionId) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let leasing = &mut self.leasing;
         let actions = leasing.table.renew(now, session);
         self.carry_out(actions)
     }
@@ -75,11 +87,7 @@ impl Owner {
     pub(super) fn acquire_for(&mut self, session: SessionId, pending: Pending) -> Result<(), Fatal> {
         let now = self.now_ms();
         let inos = self.footprint(&pending.body)?;
-        let Some(leasing) = &mut self.leasing else {
-            self.admit(pending);
-            return Ok(());
-        };
-        match leasing.table.acquire(now, session, &inos) {
+        match self.leasing.table.acquire(now, session, &inos) {
             Ok((ticket, actions)) => {
                 let pending = with_ticket(pending, ticket);
                 self.carry_out(actions)?;
@@ -93,15 +101,19 @@ impl Owner {
     fn footprint(&self, body: &Body) -> Result<Vec<(Ino, Access)>, Fatal> {
         let Body::Mutate { mutation, .. } = body else { return Ok(Vec::new()) };
         let inos = self.state.footprint(mutation)?;
-        Ok(inos.into_iter().map(|ino| (ino, Access::Write)).collect())
+        let mut inos: Vec<_> = inos.into_iter().map(|ino| (ino, Access::Write)).collect();
+        // Data that others keep are copied as well.
+        if let Mutation::CopyRange { from, .. } = mutation {
+            inos.push((*from, Access::Read));
+        }
+        Ok(inos)
     }
 
     fn go_ahead_or_park(&mut self, ticket: Ticket, pending: Pending) {
-        let Some(leasing) = &mut self.leasing else { return };
-        if leasing.table.is_ready(ticket) {
+        if self.leasing.table.is_ready(ticket) {
             self.admit(pending);
         } else {
-            leasing.parked.insert(ticket, Parked::Mutation(pending));
+            self.leasing.parked.insert(ticket, Parked::Mutation(pending));
         }
     }
 
@@ -114,25 +126,26 @@ impl Owner {
     ) -> Result<(), Fatal> {
         let now = self.now_ms();
         let MutationWaiter { session, reply, ticket, .. } = waiter;
-        let (Some(leasing), Some(ticket)) = (&mut self.leasing, ticket) else {
+        // Whatever is carried out for a client has acquired what it changes.
+        let Some(ticket) = ticket else {
             reply.send(Response { result: Ok(Reply::Mutation(answer)), leases: Vec::new() });
             return Ok(());
         };
         let inos: Vec<_> = changed.iter().map(|ino| (*ino, Access::Write)).collect();
-        let actions = leasing.table.extend(now, ticket, &inos);
-        if leasing.table.is_ready(ticket) {
+        let actions = self.leasing.table.extend(now, ticket, &inos);
+        if self.leasing.table.is_ready(ticket) {
             self.carry_out(actions)?;
             self.finish(ticket, session, reply, answer)
         } else {
-            leasing.parked.insert(ticket, Parked::Answer { session, reply, answer });
+            self.leasing.parked.insert(ticket, Parked::Answer { session, reply, answer });
             self.carry_out(actions)
         }
     }
 
     /// The mutation failed, or was not carried out.
     pub(super) fn release_ticket(&mut self, ticket: Option<Ticket>) {
-        if let (Some(leasing), Some(ticket)) = (&mut self.leasing, ticket) {
-            leasing.table.done(ticket);
+        if let Some(ticket) = ticket {
+            self.leasing.table.done(ticket);
         }
     }
 
@@ -149,9 +162,124 @@ impl Owner {
             MutationReply::Renamed { moved, .. } => moved,
             MutationReply::Committed { attr, .. } | MutationReply::Copied { attr, .. } => attr,
         };
-        let ino = (attr.nlink > 0).then_some(attr.ino);
-        let leases = self.grant_leases(session, ino)?;
+        // Nobody else can know a file that was just made, and its maker is about to write.
+        let mode = if attr.version == FIRST_VERSION && attr.kind == FileKind::File {
+            LeaseMode::Exclusive
+        } else {
+            LeaseMode::Shared
+        };
+        let ino = (attr.nlink > 0 || self.opens.is_open_by(session, attr.ino)).then_some(attr.ino);
+        let leases = self.grant_leases(session, mode, ino)?;
         reply.send(Response { result: Ok(Reply::Mutation(answer)), leases });
+        Ok(())
+    }
+
+    /// Answers a query, after everybody who keeps changes of what it shows has brought them in.
+    pub(super) fn answer_query(
+        &mut self,
+        session: SessionId,
+        query: Query,
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        let mut result = self.state.query(&query)?;
+        if let Some(ino) = shown(&query, &result)
+            && let Some(ticket) = self.wait_to_read(session, ino)?
+        {
+            return self.park(ticket, Parked::Query { session, query, reply });
+        }
+        match &mut result {
+            Ok(QueryReply::StatFs(statfs)) => {
+                let policy = self.state.meta().default_replication;
+                (statfs.capacity, statfs.free) =
+                    placement::capacity(&self.nodes.views(self.now), self.nodes.timing(self.now), policy);
+            }
+            // Of files whose changes others keep, only the names: who wants to know more asks for each.
+            Ok(QueryReply::Entries { entries, .. }) => {
+                for entry in entries.iter_mut().filter(|e| e.kind == FileKind::File) {
+                    if self.leasing.table.is_kept_by_other(session, entry.ino) {
+                        entry.attr = None;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let leases = self.leases_for(session, &query, &result)?;
+        let result = result.map(Reply::Query).map_err(ServiceError::from);
+        reply.send(Response { result, leases });
+        Ok(())
+    }
+
+    /// The session has the inode open from now on. Answers with its attributes.
+    pub(super) fn open(&mut self, session: SessionId, ino: Ino, reply: ClientReplier) -> Result<(), Fatal> {
+        let there = self.state.attr(ino)?.is_some() && !self.reaping.contains(&ino);
+        if !there {
+            reply.send(refusal(FsError::Stale.into()));
+            return Ok(());
+        }
+        // Registered before any wait, so that it cannot be reaped meanwhile.
+        if self.opens.open(session, ino).is_err() {
+            reply.send(refusal(FsError::NoLocks.into()));
+            return Ok(());
+        }
+        match self.wait_to_read(session, ino)? {
+            Some(ticket) => self.park(ticket, Parked::Open { session, ino, reply }),
+            None => self.answer_attr(session, LeaseMode::Shared, ino, reply),
+        }
+    }
+
+    /// The session wants to keep changes of a file.
+    pub(super) fn lease(&mut self, session: SessionId, ino: Ino, reply: ClientReplier) -> Result<(), Fatal> {
+        let now = self.now_ms();
+        match self.leasing.table.acquire(now, session, &[(ino, Access::Write)]) {
+            Ok((ticket, actions)) => {
+                self.carry_out(actions)?;
+                self.park(ticket, Parked::Lease { session, ino, reply })
+            }
+            Err(overloaded) => {
+                reply.send(refusal(ServiceError::Unavailable(overloaded.to_string())));
+                Ok(())
+            }
+        }
+    }
+
+    fn answer_attr(
+        &mut self,
+        session: SessionId,
+        mode: LeaseMode,
+        ino: Ino,
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        let Some(attr) = self.state.attr(ino)? else {
+            reply.send(refusal(FsError::Stale.into()));
+            return Ok(());
+        };
+        let mode = if attr.kind == FileKind::File { mode } else { LeaseMode::Shared };
+        let may = attr.nlink > 0 || self.opens.is_open_by(session, ino);
+        let leases = self.grant_leases(session, mode, may.then_some(ino))?;
+        reply.send(Response { result: Ok(Reply::Attr(attr)), leases });
+        Ok(())
+    }
+
+    /// A ticket to wait with, if another session keeps changes of the inode.
+    fn wait_to_read(&mut self, session: SessionId, ino: Ino) -> Result<Option<Ticket>, Fatal> {
+        if !self.leasing.table.is_kept_by_other(session, ino) {
+            return Ok(None);
+        }
+        let now = self.now_ms();
+        // With too many requests under way it does not wait, as after the end of the lease's term.
+        let Ok((ticket, actions)) = self.leasing.table.acquire(now, session, &[(ino, Access::Read)]) else {
+            return Ok(None);
+        };
+        self.carry_out(actions)?;
+        Ok(Some(ticket))
+    }
+
+    /// Keeps something until its ticket is ready, which it may be already.
+    fn park(&mut self, ticket: Ticket, parked: Parked) -> Result<(), Fatal> {
+        if self.leasing.table.is_ready(ticket) {
+            return self.unpark(ticket, parked);
+        }
+        self.leasing.parked.insert(ticket, parked);
         Ok(())
     }
 
@@ -162,9 +290,6 @@ impl Owner {
         query: &Query,
         result: &Result<QueryReply, FsError>,
     ) -> Result<Vec<LeaseGrant>, Fatal> {
-        if self.leasing.is_none() {
-            return Ok(Vec::new());
-        }
         let asked = match query {
             Query::Lookup { parent, .. } => *parent,
             Query::Attr { ino }
@@ -184,7 +309,7 @@ impl Owner {
             }
             _ => self.state.inode(asked)?.is_none_or(|inode| inode.nlink == 0),
         };
-        if is_orphan {
+        if is_orphan && !self.opens.is_open_by(session, asked) {
             return Ok(Vec::new());
         }
         let mut inos = vec![asked];
@@ -199,17 +324,17 @@ impl Owner {
             Err(FsError::NotFound | FsError::NoAttribute) => {}
             Err(_) => return Ok(Vec::new()),
         }
-        self.grant_leases(session, inos)
+        self.grant_leases(session, LeaseMode::Shared, inos)
     }
 
     fn grant_leases(
         &mut self,
         session: SessionId,
+        mode: LeaseMode,
         inos: impl IntoIterator<Item = Ino>,
     ) -> Result<Vec<LeaseGrant>, Fatal> {
         let now = self.now_ms();
-        let Some(leasing) = &mut self.leasing else { return Ok(Vec::new()) };
-        let mode = LeaseMode::Shared;
+        let leasing = &mut self.leasing;
         let mut granted = Vec::new();
         let mut todo = Vec::new();
         for ino in inos {
@@ -230,7 +355,7 @@ impl Owner {
     /// The client has dropped what recalls asked for; the flag says that it has the inode open.
     pub(super) fn recalls_done(&mut self, session: SessionId, recalls: &[(u64, bool)]) -> Result<(), Fatal> {
         for &(number, open) in recalls {
-            let Some(leasing) = &mut self.leasing else { return Ok(()) };
+            let leasing = &mut self.leasing;
             let (ino, actions) = leasing.table.ack(session, number);
             if open && let Some(ino) = ino {
                 self.keep_open(session, ino)?;
@@ -246,8 +371,7 @@ impl Owner {
             if open {
                 self.keep_open(session, ino)?;
             }
-            let Some(leasing) = &mut self.leasing else { continue };
-            let actions = leasing.table.give_back(session, &[ino]);
+            let actions = self.leasing.table.give_back(session, &[ino]);
             self.carry_out(actions)?;
         }
         Ok(())
@@ -265,7 +389,7 @@ impl Owner {
     /// The session goes on, without any lease.
     pub(super) fn leases_of_resumed(&mut self, session: SessionId) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let leasing = &mut self.leasing;
         self.reap_due |= leasing.kept.close_all(session);
         let actions = leasing.table.resume(now, session);
         self.carry_out(actions)
@@ -273,7 +397,7 @@ impl Owner {
 
     /// The session has ended.
     pub(super) fn leases_of_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
-        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let leasing = &mut self.leasing;
         self.reap_due |= leasing.kept.close_all(session);
         let actions = leasing.table.end_session(session);
         self.carry_out(actions)
@@ -282,7 +406,7 @@ impl Owner {
     /// Ends leases whose holders have not answered in time.
     pub(super) fn tick_leases(&mut self) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let Some(leasing) = &mut self.leasing else { return Ok(()) };
+        let leasing = &mut self.leasing;
         let actions = leasing.table.tick(now);
         self.carry_out(actions)
     }
@@ -290,7 +414,7 @@ impl Owner {
     /// Whether somebody may have the orphan open under a lease. If so its leases are recalled: the answers will tell.
     pub(super) fn is_leased(&mut self, ino: Ino) -> Result<bool, Fatal> {
         let now = self.now_ms();
-        let Some(leasing) = &mut self.leasing else { return Ok(false) };
+        let leasing = &mut self.leasing;
         if leasing.kept.is_open(ino) || leasing.orphans.contains(&ino) {
             return Ok(true);
         }
@@ -317,16 +441,13 @@ impl Owner {
                 pusher.push(Push::Recall { number, ino, keep });
             }
         }
-        if let Some(leasing) = &mut self.leasing {
-            for (session, ino) in broken {
-                if leasing.kept.open(session, ino).is_err() {
-                    tracing::warn!(%session, %ino, "too many leases of a session ended unanswered");
-                }
+        for (session, ino) in broken {
+            if self.leasing.kept.open(session, ino).is_err() {
+                tracing::warn!(%session, %ino, "too many leases of a session ended unanswered");
             }
         }
         for ticket in ready {
-            let parked = self.leasing.as_mut().and_then(|leasing| leasing.parked.remove(&ticket));
-            if let Some(parked) = parked {
+            if let Some(parked) = self.leasing.parked.remove(&ticket) {
                 self.unpark(ticket, parked)?;
             }
         }
@@ -339,7 +460,7 @@ impl Owner {
                 // What it changes may have become more while it waited.
                 let now = self.now_ms();
                 let inos = self.footprint(&pending.body)?;
-                let Some(leasing) = &mut self.leasing else { return Ok(()) };
+                let leasing = &mut self.leasing;
                 let mut actions = leasing.table.extend(now, ticket, &inos);
                 actions.ready.retain(|other| *other != ticket);
                 self.carry_out(actions)?;
@@ -347,11 +468,21 @@ impl Owner {
                 Ok(())
             }
             Parked::Answer { session, reply, answer } => self.finish(ticket, session, reply, answer),
+            Parked::Query { session, query, reply } => {
+                self.release_ticket(Some(ticket));
+                self.answer_query(session, query, reply)
+            }
+            Parked::Open { session, ino, reply } => {
+                self.release_ticket(Some(ticket));
+                self.answer_attr(session, LeaseMode::Shared, ino, reply)
+            }
+            Parked::Lease { session, ino, reply } => {
+                self.release_ticket(Some(ticket));
+                self.answer_attr(session, LeaseMode::Exclusive, ino, reply)
+            }
             Parked::Orphan(ino) => {
-                if let Some(leasing) = &mut self.leasing {
-                    leasing.orphans.remove(&ino);
-                    leasing.table.done(ticket);
-                }
+                self.leasing.orphans.remove(&ino);
+                self.leasing.table.done(ticket);
                 self.reap_due = true;
                 Ok(())
             }
@@ -360,6 +491,18 @@ impl Owner {
 
     fn now_ms(&self) -> u64 {
         millis(self.uptime())
+    }
+}
+
+/// The file whose attributes or data an answer shows.
+fn shown(query: &Query, result: &Result<QueryReply, FsError>) -> Option<Ino> {
+    match (query, result) {
+        (_, Ok(QueryReply::Attr(attr) | QueryReply::Layout { attr, .. })) => {
+            (attr.kind == FileKind::File).then_some(attr.ino)
+        }
+        // What changes of data do to these waits with them.
+        (Query::GetXattr { ino, .. } | Query::ListXattr { ino }, _) => Some(*ino),
+        _ => None,
     }
 }
 

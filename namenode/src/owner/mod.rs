@@ -124,8 +124,7 @@ pub(crate) struct Owner {
     ids: ChunkIds,
     /// Requests for chunk ids that wait for a block.
     waits: Waits,
-    /// `None`: no leases are granted.
-    leasing: Option<Leasing>,
+    leasing: Leasing,
     nodes: Nodes,
     /// Nodes or groups changed in the state.
     topology_changed: bool,
@@ -161,7 +160,7 @@ impl Owner {
             locks: Locks::new(),
             ids: ChunkIds::default(),
             waits: Waits::default(),
-            leasing: None,
+            leasing: Leasing::new(0, []),
             nodes,
             topology_changed: true,
             publish_due: true,

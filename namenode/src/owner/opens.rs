@@ -71,6 +71,11 @@ impl OpenTable {
         self.inodes.contains_key(&ino)
     }
 
+    /// Whether this session has it open.
+    pub(crate) fn is_open_by(&self, session: SessionId, ino: Ino) -> bool {
+        self.sessions.get(&session).is_some_and(|opens| opens.contains(&ino))
+    }
+
     /// Inodes that the session has open.
     pub(crate) fn count(&self, session: SessionId) -> usize {
         self.sessions.get(&session).map_or(0, BTreeSet::len)

@@ -4,10 +4,8 @@ use super::lock_waits::LockRequest;
 use super::{Fatal, Owner, refusal, respond};
 use crate::handle::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
-use quarry_common::wire::error::{FsError, ServiceError};
-use quarry_common::wire::fs::{Query, QueryReply};
-use quarry_common::wire::session::{Reply, Request, Response};
-use quarry_namenode_core::placement;
+use quarry_common::wire::error::ServiceError;
+use quarry_common::wire::session::{Reply, Request};
 
 impl Owner {
     /// A client's request. It is answered at once, or kept until what it waits for is there.
@@ -59,7 +57,7 @@ impl Owner {
         match request {
             Request::CloseSession => self.close_session(session, reply),
             Request::Renew => respond(reply, Ok(Reply::Done)),
-            Request::Query(query) => self.query(session, &query, reply)?,
+            Request::Query(query) => self.answer_query(session, query, reply)?,
             Request::Mutate { slot, sequence, mutation } => {
                 self.mutate(session, (slot, sequence), mutation, reply)?;
             }
@@ -89,6 +87,7 @@ impl Owner {
                 self.leases_returned(session, &inos)?;
                 respond(reply, Ok(Reply::Done));
             }
+            Request::Lease { ino } => self.lease(session, ino, reply)?,
             Request::OpenSession(_)
             | Request::ResumeSession { .. }
             | Request::Placement
@@ -98,31 +97,6 @@ impl Owner {
                 reply.send(refusal(ServiceError::BadRequest("not within a session".to_owned())));
             }
         }
-        Ok(())
-    }
-
-    fn query(&mut self, session: SessionId, query: &Query, reply: ClientReplier) -> Result<(), Fatal> {
-        let mut result = self.state.query(query)?;
-        if let Ok(QueryReply::StatFs(statfs)) = &mut result {
-            let policy = self.state.meta().default_replication;
-            (statfs.capacity, statfs.free) =
-                placement::capacity(&self.nodes.views(self.now), self.nodes.timing(self.now), policy);
-        }
-        let leases = self.leases_for(session, query, &result)?;
-        let result = result.map(Reply::Query).map_err(ServiceError::from);
-        reply.send(Response { result, leases });
-        Ok(())
-    }
-
-    fn open(&mut self, session: SessionId, ino: Ino, reply: ClientReplier) -> Result<(), Fatal> {
-        let result = match self.state.attr(ino)? {
-            Some(attr) if !self.reaping.contains(&ino) => match self.opens.open(session, ino) {
-                Ok(()) => Ok(Reply::Attr(attr)),
-                Err(_) => Err(FsError::NoLocks.into()),
-            },
-            _ => Err(FsError::Stale.into()),
-        };
-        respond(reply, result);
         Ok(())
     }
 

@@ -21,10 +21,8 @@ impl Owner {
         for (session, record) in self.state.sessions()? {
             self.registry.recover(session, record.owner, self.now);
         }
-        if self.around.config.leases {
-            let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
-            self.leasing = Some(Leasing::new(millis(self.uptime()), former));
-        }
+        let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
+        self.leasing = Leasing::new(millis(self.uptime()), former);
         self.in_grace = self.registry.recovering() > 0;
         if self.in_grace {
             let sessions = self.registry.recovering();

@@ -38,7 +38,7 @@ impl Owner {
                 idle_ms: millis(self.registry.idle(session, self.now)),
                 open: self.opens.count(session) as u64,
                 locks: self.locks.count(session) as u64,
-                leases: self.leasing.as_ref().map_or(0, |l| l.count(session)) as u64,
+                leases: self.leasing.count(session) as u64,
             })
             .collect())
     }

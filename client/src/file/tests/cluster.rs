@@ -230,6 +230,22 @@ impl Meta for Cluster {
             other => panic!("{other}"),
         })
     }
+
+    // Nobody else is there.
+    fn is_exclusive(&self, _ino: Ino) -> bool {
+        true
+    }
+
+    fn current(&self, _ino: Ino) -> Option<Attr> {
+        None
+    }
+
+    async fn lease(&self, ino: Ino) -> Result<Attr, FsError> {
+        match self.query(Query::Attr { ino }).await? {
+            QueryReply::Attr(attr) => Ok(attr),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[async_trait]
