@@ -96,3 +96,27 @@ impl Watchdog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_operations_pass() {
+        let watchdog = Watchdog::new(2, Duration::from_secs(5));
+        watchdog.watch(&[], |worker| watchdog.during(worker, String::new, || {}));
+        assert!(!watchdog.barked());
+    }
+
+    #[test]
+    #[should_panic(expected = "an operation hung")]
+    fn a_slow_one_is_noticed() {
+        let watchdog = Watchdog::new(2, Duration::from_millis(50));
+        let slow = |worker: usize| {
+            while worker == 1 && !watchdog.barked() {
+                std::thread::sleep(LOOK_EVERY / 4)
+            }
+        };
+        watchdog.watch(&[], |worker| watchdog.during(worker, || "a nap".to_owned(), || slow(worker)));
+    }
+}

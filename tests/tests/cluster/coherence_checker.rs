@@ -79,11 +79,13 @@ impl<O: Operation> Histories<O> {
         Self { of: std::array::from_fn(|_| Mutex::new(Vec::new())) }
     }
 
-    fn check(&self, kind: &str, initial: &O::State) {
-        for (i, history) in self.of.iter().enumerate() {
-            let history = history.lock().unwrap();
-            check(initial.clone(), &history).unwrap_or_else(|e| panic!("{kind} {i}: {e}"));
-        }
+    /// What is wrong with them.
+    fn check(&self, kind: &str, initial: &O::State) -> Vec<String> {
+        let check = |(i, history): (usize, &Mutex<Vec<Done<O>>>)| {
+            let error = check(initial.clone(), &history.lock().unwrap()).err()?;
+            Some(format!("{kind} {i}: {error}"))
+        };
+        self.of.iter().enumerate().filter_map(check).collect()
     }
 }
 
@@ -104,6 +106,21 @@ struct Round {
     files: Histories<Register>,
     /// No two threads share a mount, so that records are whole.
     whole: bool,
+}
+
+impl Round {
+    fn assert_linearizable(&self) {
+        let words = self.words.iter().enumerate();
+        let mut wrong: Vec<String> =
+            words.flat_map(|(w, words)| words.check(&format!("word {w} of record"), &0)).collect();
+        // One word tells the story.
+        wrong.truncate(1);
+        wrong.extend(self.sizes.check("size of file", &0));
+        wrong.extend(self.names.check("name", &false));
+        wrong.extend(self.links.check("renamed link", &0));
+        wrong.extend(self.files.check("renamed file", &0));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 }
 
 /// A thread's own open files and random numbers.
@@ -346,11 +363,7 @@ fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u
     });
     let elapsed = round.clock.elapsed();
     eprintln!("round {number}: {} operations in {elapsed:?}", round.operations.load(Ordering::Relaxed));
-    round.words.iter().enumerate().for_each(|(w, words)| words.check(&format!("word {w} of record"), &0));
-    round.sizes.check("size of file", &0);
-    round.names.check("name", &false);
-    round.links.check("renamed link", &0);
-    round.files.check("renamed file", &0);
+    round.assert_linearizable();
 }
 
 #[test]
