@@ -83,7 +83,8 @@ pub async fn run(
     ready: oneshot::Sender<()>,
 ) -> Result<(), MountError> {
     let path = mountpoint::prepare(&config.mountpoint).await?;
-    let adapter = adapter::Adapter::new(fs.clone(), tokio::runtime::Handle::current(), config.options.direct_io);
+    let adapter =
+        adapter::Adapter::new(fs.clone(), tokio::runtime::Handle::current(), config.options.direct_io);
     let kernel_error = |source| MountError::Kernel { path: config.mountpoint.clone(), source };
     let fuse = fuse_config(&config);
     let mount_on = path.clone();

@@ -4,10 +4,15 @@
 //! away when it goes, also when its test fails; then it also prints what the parts logged.
 
 pub mod cluster;
+pub mod linear;
+pub mod mapping;
 pub mod ports;
 pub mod process;
 pub mod tree;
+pub mod views;
 pub mod wait;
+pub mod watchdog;
 
 pub use cluster::{Cluster, Mount};
+pub use views::Views;
 pub use wait::{eventually, eventually_some};

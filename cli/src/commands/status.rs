@@ -62,7 +62,7 @@ fn to_text(s: &ClusterStatus) -> String {
         s.chunks_deleting
     );
     if !s.sessions.is_empty() {
-        let mut sessions = vec![row(["SESSION", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES"])];
+        let mut sessions = vec![row(["SESSION", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES", "REQUESTS"])];
         sessions.extend(s.sessions.iter().map(|c| {
             vec![
                 c.session.to_string(),
@@ -71,6 +71,7 @@ fn to_text(s: &ClusterStatus) -> String {
                 c.open.to_string(),
                 c.locks.to_string(),
                 c.leases.to_string(),
+                c.requests.to_string(),
             ]
         }));
         text += "\n";
@@ -130,6 +131,7 @@ fn to_json(s: &ClusterStatus) -> Value {
             "open": c.open,
             "locks": c.locks,
             "leases": c.leases,
+            "requests": c.requests,
         })).collect::<Vec<_>>(),
         "workers": s.workers.iter().map(|(name, now)| json!({ "name": name, "now": now })).collect::<Vec<_>>(),
     })

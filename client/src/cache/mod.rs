@@ -301,12 +301,7 @@ impl Forgetter {
 }
 
 /// Answers recalls: at once, or as soon as what was kept under the lease is in the cluster.
-fn acknowledge_all(
-    recalled: Vec<(u64, Ino)>,
-    session: &Arc<Session>,
-    files: &Weak<Files>,
-    runtime: &Handle,
-) {
+fn acknowledge_all(recalled: Vec<(u64, Ino)>, session: &Arc<Session>, files: &Weak<Files>, runtime: &Handle) {
     let mut clean = Vec::new();
     for recall in recalled {
         match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {

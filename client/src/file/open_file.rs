@@ -234,7 +234,10 @@ impl Inode {
             None => match meta.query(Query::Attr { ino: self.ino }).await? {
                 QueryReply::Attr(attr) => attr,
                 other => {
-                    tracing::error!(?other, "the NameNode answers a question about attributes with something else");
+                    tracing::error!(
+                        ?other,
+                        "the NameNode answers a question about attributes with something else"
+                    );
                     return Err(FsError::Io);
                 }
             },

@@ -9,15 +9,29 @@ use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Pla
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
 use quarry_common::wire::session::{Reply, Request};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// Tools that walk a tree ask for the capacity again and again; heartbeats tell it to the NameNode once a second.
+const STATFS_TIME: Duration = Duration::from_secs(2);
 
 impl FileSystem {
-    /// Capacity and usage.
+    /// Capacity and usage, as they were at most two seconds ago.
     ///
     /// # Errors
     /// Those of the NameNode.
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
+        let known = || self.0.statfs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((stat, since)) = &*known()
+            && since.elapsed() < STATFS_TIME
+        {
+            return Ok(stat.clone());
+        }
         match self.0.meta.query(Query::StatFs).await? {
-            QueryReply::StatFs(stat) => Ok(stat),
+            QueryReply::StatFs(stat) => {
+                *known() = Some((stat.clone(), Instant::now()));
+                Ok(stat)
+            }
             other => Err(unexpected(&other)),
         }
     }

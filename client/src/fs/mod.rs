@@ -6,18 +6,19 @@ mod names;
 mod open;
 
 use crate::cache::{Cache, Invalidator};
-use async_trait::async_trait;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::file::{Files, FilesConfig};
 use crate::meta::Metadata;
 use crate::session::{Events, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
+use async_trait::async_trait;
 use quarry_common::clock::SystemClock;
 use quarry_common::ids::Ino;
 use quarry_common::transport::Transport;
+use quarry_common::wire::fs::StatFs;
 use quarry_common::wire::session::{LeaseGrant, Push};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A file system that is connected to its cluster. Clones are the same one.
@@ -34,6 +35,8 @@ struct Inner {
     meta: Arc<Metadata>,
     files: Arc<Files>,
     cache: Arc<Cache>,
+    /// What was said of the capacity, and when.
+    statfs: Mutex<Option<(StatFs, Instant)>>,
 }
 
 /// What the session tells, to whom it matters.
@@ -109,7 +112,7 @@ impl FileSystem {
         let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
         let _ = hub.files.set(Arc::downgrade(&files));
         forgetter.start(&session, &files).map_err(|e| ClientError::Resources(e.to_string()))?;
-        Ok(Self(Arc::new(Inner { session, meta, files, cache })))
+        Ok(Self(Arc::new(Inner { session, meta, files, cache, statfs: Mutex::default() })))
     }
 
     /// From now on the kernel may remember what leases protect, for [`attr_time`](Self::attr_time) and

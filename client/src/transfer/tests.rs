@@ -5,6 +5,7 @@ use super::placement::{PlacementCache, follow};
 use crate::session::{Events, Session};
 use crate::testing::{Mood, World};
 use crate::traits::{ChunkIo, GetError};
+use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::checksum::sha256;
 use quarry_common::ids::{Ino, NodeId};

@@ -288,6 +288,9 @@ pub struct SessionStatus {
     pub locks: u64,
     /// Leases that it holds.
     pub leases: u64,
+    /// Its requests since it was opened, or since this NameNode started; without those that only keep the session and its leases:
+    /// `Renew`, `RecallDone` and `ReturnLeases`.
+    pub requests: u64,
 }
 
 /// What to check.

@@ -162,13 +162,11 @@ impl Owner {
             MutationReply::Renamed { moved, .. } => moved,
             MutationReply::Committed { attr, .. } | MutationReply::Copied { attr, .. } => attr,
         };
-        // Nobody else can know a file that was just made, and its maker is about to write.
-        let mode = if attr.version == FIRST_VERSION && attr.kind == FileKind::File {
-            LeaseMode::Exclusive
-        } else {
-            LeaseMode::Shared
-        };
-        let ino = (attr.nlink > 0 || self.opens.is_open_by(session, attr.ino)).then_some(attr.ino);
+        let is_open = self.opens.is_open_by(session, attr.ino);
+        // Nobody else can know a file that was just made and opened, and its maker is about to write.
+        let fresh = attr.version == FIRST_VERSION && attr.kind == FileKind::File && is_open;
+        let mode = if fresh { LeaseMode::Exclusive } else { LeaseMode::Shared };
+        let ino = (attr.nlink > 0 || is_open).then_some(attr.ino);
         let leases = self.grant_leases(session, mode, ino)?;
         reply.send(Response { result: Ok(Reply::Mutation(answer)), leases });
         Ok(())

@@ -17,6 +17,8 @@ struct Live {
     at: Option<(u64, ClientPusher)>,
     /// Its end is in the log, or on the way there.
     ending: bool,
+    /// Requests that asked for something, for the status.
+    requests: u64,
 }
 
 /// Why a session cannot be resumed.
@@ -39,7 +41,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// A session from before the start.
     pub(crate) fn recover(&mut self, session: SessionId, owner: String, now: Instant) {
-        self.sessions.insert(session, Live { owner, heard: now, at: None, ending: false });
+        self.sessions.insert(session, Live { owner, heard: now, at: None, ending: false, requests: 0 });
         self.recovering.insert(session);
     }
 
@@ -54,7 +56,7 @@ impl Registry {
         if let Some((connection, _)) = &at {
             self.connections.insert(*connection, session);
         }
-        self.sessions.insert(session, Live { owner, heard: now, at, ending: false });
+        self.sessions.insert(session, Live { owner, heard: now, at, ending: false, requests: 0 });
     }
 
     /// The session goes on over a connection; one that it was on before is no longer its own.
@@ -89,6 +91,18 @@ impl Registry {
         let live = self.sessions.get_mut(&session).filter(|live| !live.ending)?;
         live.heard = now;
         Some(session)
+    }
+
+    /// The session asked for something.
+    pub(crate) fn count_request(&mut self, session: SessionId) {
+        if let Some(live) = self.sessions.get_mut(&session) {
+            live.requests += 1;
+        }
+    }
+
+    /// How often it [did](Self::count_request).
+    pub(crate) fn requests(&self, session: SessionId) -> u64 {
+        self.sessions.get(&session).map_or(0, |live| live.requests)
     }
 
     /// A connection is gone. Its session lives on until it is resumed or expires.

@@ -54,6 +54,12 @@ impl Owner {
         request: Request,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
+        // These come by themselves, also from a client whose programs do nothing.
+        let upkeep =
+            matches!(request, Request::Renew | Request::RecallDone { .. } | Request::ReturnLeases { .. });
+        if !upkeep {
+            self.registry.count_request(session);
+        }
         match request {
             Request::CloseSession => self.close_session(session, reply),
             Request::Renew => respond(reply, Ok(Reply::Done)),

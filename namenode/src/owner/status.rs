@@ -39,6 +39,7 @@ impl Owner {
                 open: self.opens.count(session) as u64,
                 locks: self.locks.count(session) as u64,
                 leases: self.leasing.count(session) as u64,
+                requests: self.registry.requests(session),
             })
             .collect())
     }

@@ -8,7 +8,6 @@ use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Request};
 use std::sync::Arc;
 
 async fn two(bench: &mut Bench) -> (Running, Client, Arc<Client>) {
-    bench.config.leases = true;
     let running = bench.start().await;
     let (a, b) = (bench.client(&running, "a").await, bench.client(&running, "b").await);
     (running, a, Arc::new(b))

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod client_crash;
+mod coherence;
+mod coherence_checker;
 mod commands;
+mod conflicts;
 mod data;
 mod datanode_loss;
 mod full;

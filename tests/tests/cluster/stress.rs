@@ -92,13 +92,6 @@ fn two_mounts() {
 }
 
 #[test]
-fn two_mounts_under_leases() {
-    let cluster = Cluster::options().namenode_settings("leases = true").start();
-    let (a, b) = (cluster.mount(), cluster.mount());
-    stress(&cluster, &[a.root().to_path_buf(), b.root().to_path_buf()]);
-}
-
-#[test]
 fn work_in_progress_is_no_problem_for_fsck() {
     let cluster = Cluster::start();
     let mount = cluster.mount();

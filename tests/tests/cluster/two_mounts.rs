@@ -26,17 +26,8 @@ fn closed_here_is_seen_there() {
 
 #[test]
 fn names_and_attributes_are_seen_at_once() {
-    seen_at_once(&Cluster::options().datanodes(1).replication("1").start());
-}
-
-#[test]
-fn names_and_attributes_are_seen_at_once_under_leases() {
-    let options = Cluster::options().datanodes(1).replication("1");
-    seen_at_once(&options.namenode_settings("leases = true").start());
-}
-
-fn seen_at_once(cluster: &Cluster) {
-    let (a, b) = two(cluster);
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (a, b) = two(&cluster);
     for round in 0..20 {
         let (old, new) = (format!("old{round}"), format!("new{round}"));
         assert!(!b.path(&old).exists());
