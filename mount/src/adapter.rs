@@ -44,6 +44,8 @@ const STATFS_BLOCK: u64 = 4096;
 const NO_TIME: Duration = Duration::ZERO;
 /// Inode numbers are never reused, so one generation serves.
 const GENERATION: Generation = Generation(0);
+/// Bits of a mode that a write by an unprivileged process clears.
+const SUIDGID: u16 = 0o6000;
 /// Cookies of `.` and `..` come before those of the directory's own entries.
 const DOTS: u64 = 2;
 
@@ -67,7 +69,8 @@ impl Adapter {
     fn open_reply_flags(&self, flags: i32) -> impl FnOnce(&OpenFile) -> FopenFlags + Send + 'static {
         let (fs, direct) = (self.fs.clone(), self.direct_io || flags & libc::O_DIRECT != 0);
         move |file| {
-            if direct {
+            // The kernel splits a write at the end of a page that it does not have; an append must stay in one piece.
+            if direct || file.mode().append {
                 FopenFlags::FOPEN_DIRECT_IO
             } else if fs.attr_time(file.ino()) > Duration::ZERO {
                 // Whatever it has of the file is from under the lease.
@@ -447,7 +450,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -460,16 +463,22 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let append = flags.0 & libc::O_APPEND != 0;
+        let (fs, ino) = (self.fs.clone(), convert::ino(ino));
         let work = async move {
             let file = file?;
-            if page {
-                file.write_page(offset, data, kill).await
+            let had_suidgid = kill && file.attr().mode & SUIDGID != 0;
+            let written = if page {
+                file.write_page(offset, data, kill).await?
             } else if append {
                 let written = data.len() as u32;
-                file.append(data, kill).await.map(|_| written)
+                file.append(data, kill).await.map(|_| written)?
             } else {
-                file.write(offset, data, kill).await
+                file.write(offset, data, kill).await?
+            };
+            if had_suidgid {
+                fs.forget_attributes(ino);
             }
+            Ok(written)
         };
         self.answer(req, work, |result| match result {
             Ok(written) => reply.written(written),
@@ -683,8 +692,13 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let Some(mode) = convert::fallocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        let (file, kill) = (self.file(fh), unprivileged(req));
-        let work = async move { file?.fallocate(mode, offset, length, kill).await };
+        let (fs, file, kill) = (self.fs.clone(), self.file(fh), unprivileged(req));
+        let work = async move {
+            let file = file?;
+            file.fallocate(mode, offset, length, kill).await?;
+            fs.forget_attributes(file.ino());
+            Ok(())
+        };
         self.answer(req, work, reply_empty(reply));
     }
 
@@ -728,7 +742,10 @@ impl Filesystem for Adapter {
         let (fs, from, to, kill) = (self.fs.clone(), self.file(fh_in), self.file(fh_out), unprivileged(req));
         let work = async move {
             let (from, to) = (from?, to?);
-            fs.copy_file_range(&from, offset_in, &to, offset_out, len.min(COPY_MAX), kill).await
+            let copied =
+                fs.copy_file_range(&from, offset_in, &to, offset_out, len.min(COPY_MAX), kill).await?;
+            fs.forget_attributes(to.ino());
+            Ok(copied)
         };
         self.answer(req, work, |result| match result {
             Ok(copied) => reply.written(copied as u32),

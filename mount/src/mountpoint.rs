@@ -41,8 +41,10 @@ pub(crate) async fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 }
 
 fn look(path: &Path) -> Result<PathBuf, String> {
+    // Asked first, since the kernel never remembers its answer, as it does attributes.
+    let dead = rustix::fs::statfs(path).is_err_and(|e| e == Errno::NOTCONN);
     let metadata = match std::fs::metadata(path) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+        _ if dead => {
             tracing::warn!(mountpoint = %path.display(), "taking away a mount whose server is gone");
             umount2(path, UnmountFlags::DETACH)
                 .map_err(|e| format!("the dead mount there cannot be removed: {e}"))?;

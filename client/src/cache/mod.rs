@@ -141,6 +141,13 @@ impl Cache {
         held
     }
 
+    /// Has the kernel forget an inode's attributes, before this returns: that takes no lock that an operation may hold.
+    pub(crate) fn forget_attributes(&self, ino: Ino) {
+        if let Some(invalidator) = self.invalidator.get() {
+            invalidator.attributes(ino);
+        }
+    }
+
     /// The kernel was given data that no lease protects: it must not keep them.
     pub(crate) fn uncovered(&self, ino: Ino) {
         if self.invalidator.get().is_some() && lock(&self.uncovered).insert(ino) {

@@ -33,19 +33,14 @@ impl Files {
         let Some(inode) = self.known(ino) else {
             return attr_of(self.meta.mutate(mutation).await);
         };
-        // Without a new size nothing but the order matters: times and modes that are set now must not be
-        // overwritten by what an earlier write brings along.
-        let windows = size.map(|size| size / CHUNK_SIZE..u64::MAX);
-        if size == Some(0) {
+        let Some(size) = size else {
+            return inode.change_attributes(mutation).await;
+        };
+        if size == 0 {
             let mut state = inode.state();
             state.replaced |= state.size() > 0;
         }
-        let (attr, ()) = inode
-            .change(windows.unwrap_or(0..0), mutation, |reply| match reply {
-                MutationReply::Attr(attr) => Some((attr, ())),
-                _ => None,
-            })
-            .await?;
+        let (attr, ()) = inode.change(size / CHUNK_SIZE..u64::MAX, mutation, only_attr).await?;
         Ok(attr)
     }
 }
@@ -69,12 +64,7 @@ impl Inode {
             }
         };
         let mutation = Mutation::Fallocate { ino: self.ino, mode, offset, length, kill_suidgid };
-        let (attr, ()) = self
-            .change(windows, mutation, |reply| match reply {
-                MutationReply::Attr(attr) => Some((attr, ())),
-                _ => None,
-            })
-            .await?;
+        let (attr, ()) = self.change(windows, mutation, only_attr).await?;
         Ok(attr)
     }
 
@@ -112,6 +102,26 @@ impl Inode {
         Ok(bytes)
     }
 
+    /// Changes times, mode and owner. What was written before must not overwrite them when it is committed later: it brings
+    /// no times of its own then. Data that are on their way already are waited for.
+    async fn change_attributes(self: &Arc<Self>, mutation: Mutation) -> Result<Attr, FsError> {
+        let inode = Arc::clone(self);
+        let task = async move {
+            let _gate = Arc::clone(&inode.gate).write_owned().await;
+            if !inode.state().set_attributes(&mutation) {
+                inode.flush(false).await;
+            }
+            let attr = attr_of(inode.files.meta.mutate(mutation).await)?;
+            let mut state = inode.state();
+            state.observe_own(&attr);
+            Ok(state.overlaid())
+        };
+        self.files.runtime.spawn(task).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a change of attributes failed");
+            Err(FsError::Io)
+        })
+    }
+
     /// Commits what is dirty, makes the change, and forgets the layout of the windows that it touches.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
@@ -137,6 +147,21 @@ impl Inode {
 }
 
 impl State {
+    /// Attributes are about to be set. Returns whether nothing that was written before can overwrite them.
+    fn set_attributes(&mut self, mutation: &Mutation) -> bool {
+        if self.flushing {
+            return false;
+        }
+        self.attributes_set_at = self.sequence;
+        if let Mutation::SetAttr { set, .. } = mutation
+            && (set.mode.is_some() || set.uid.is_some() || set.gid.is_some())
+        {
+            // The new mode is as it was asked for.
+            self.kill_at = None;
+        }
+        true
+    }
+
     fn changed(&mut self, attr: &Attr, windows: Range<u64>) {
         self.observe_own(attr);
         if !windows.is_empty() {
@@ -147,6 +172,13 @@ impl State {
 
 fn windows(offset: u64, length: u64) -> Range<u64> {
     offset / CHUNK_SIZE..offset.saturating_add(length).div_ceil(CHUNK_SIZE)
+}
+
+fn only_attr(reply: MutationReply) -> Option<(Attr, ())> {
+    match reply {
+        MutationReply::Attr(attr) => Some((attr, ())),
+        _ => None,
+    }
 }
 
 fn attr_of(result: Result<MutationReply, MutateError>) -> Result<Attr, FsError> {

@@ -146,7 +146,7 @@ fn make_commit(inode: &Inode, jobs: &[Prepared]) -> Commit {
         chunks: jobs.iter().map(|job| job.chunk.clone()).collect(),
         windows: jobs.iter().flat_map(|job| &job.windows).cloned().collect(),
         size_at_least: about().map(|a| a.size).max().unwrap_or(0),
-        mtime: about().map(|a| a.mtime).max(),
+        mtime: about().filter_map(|a| a.mtime).max(),
         kill_suidgid: about().any(|a| a.kill_at.is_some()),
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) flush_to: u64,
     /// and up to this one onto the disks.
     pub(crate) durable_to: u64,
+    /// Writes up to this one came before the attributes were last set.
+    pub(crate) attributes_set_at: u64,
     /// When the last write happened.
     pub(crate) written_at: Timestamp,
     /// The last write that clears suid and sgid, until it is committed.
@@ -119,6 +121,7 @@ impl Inode {
                 sequence: 0,
                 flush_to: 0,
                 durable_to: 0,
+                attributes_set_at: 0,
                 written_at: Timestamp::default(),
                 kill_at: None,
                 errors,
@@ -148,14 +151,21 @@ impl State {
         self.attr.size.max(pending)
     }
 
+    /// The time that dirty data bring along, unless attributes were set since.
+    pub(crate) fn pending_time(&self) -> Option<Timestamp> {
+        (!self.dirty.is_empty() && self.sequence > self.attributes_set_at).then_some(self.written_at)
+    }
+
     /// The attributes as this mount sees them.
     pub(crate) fn overlaid(&self) -> Attr {
         let mut attr = self.attr.clone();
         if !self.dirty.is_empty() {
             attr.size = self.size();
             attr.allocated += self.dirty_bytes;
-            attr.mtime = attr.mtime.max(self.written_at);
-            attr.ctime = attr.ctime.max(self.written_at);
+        }
+        if let Some(written_at) = self.pending_time() {
+            attr.mtime = attr.mtime.max(written_at);
+            attr.ctime = attr.ctime.max(written_at);
         }
         if self.kill_at.is_some() {
             attr.mode &= !S_ISUID;

@@ -28,7 +28,8 @@ pub(crate) struct About {
     pub(crate) durable: bool,
     /// The file is at least this long.
     pub(crate) size: u64,
-    pub(crate) mtime: Timestamp,
+    /// `None`: times were set since.
+    pub(crate) mtime: Option<Timestamp>,
     /// The write that clears suid and sgid.
     pub(crate) kill_at: Option<u64>,
 }
@@ -82,6 +83,7 @@ impl State {
     fn take(&mut self, indexes: &[u64], merge: bool) -> Job {
         let mut windows = Vec::with_capacity(indexes.len());
         let (mut durable, mut size) = (false, 0);
+        let mtime = self.pending_time();
         for &index in indexes {
             self.complete.remove(&index);
             let window = self.dirty.get_mut(&index).expect("it was just found");
@@ -94,7 +96,7 @@ impl State {
             window.flying = Some(Flying { first, pieces: pieces.clone(), bytes, cost });
             windows.push(JobWindow { index, pieces });
         }
-        let about = About { durable, size, mtime: self.written_at, kill_at: self.kill_at };
+        let about = About { durable, size, mtime, kill_at: self.kill_at };
         Job { windows, about, merge }
     }
 }

@@ -136,6 +136,11 @@ impl FileSystem {
         kept
     }
 
+    /// A change that the kernel asked for has changed attributes that it does not expect: it must ask for them again.
+    pub fn forget_attributes(&self, ino: Ino) {
+        self.0.cache.forget_attributes(ino);
+    }
+
     /// For how long the kernel may remember a name that it was just told, or that there is none.
     pub fn entry_time(&self, parent: Ino, name: &[u8]) -> Duration {
         self.0.cache.entry_time(parent, name)

@@ -124,6 +124,9 @@ impl FileSystem {
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<(Attr, Option<Attr>), FsError> {
+        if mode == RenameMode::Replace {
+            self.settle_replacement((from, from_name), (to, to_name)).await;
+        }
         let mutation =
             Mutation::Rename { from, from_name: from_name.into(), to, to_name: to_name.into(), mode };
         match self.mutate(mutation).await? {
@@ -132,6 +135,19 @@ impl FileSystem {
                 Ok((overlay(moved), other.map(overlay)))
             }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Brings in what was written to a file that is about to take the place of another: programs rely on finding the old or
+    /// the new content after a crash, not an empty file.
+    async fn settle_replacement(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+        let known =
+            |(parent, name): (Ino, &[u8])| self.0.meta.find(&Query::Lookup { parent, name: name.into() });
+        if let Some(Ok(QueryReply::Attr(attr))) = known(from)
+            && known(to) != Some(Err(FsError::NotFound))
+            && let Some(inode) = self.0.files.dirty_inode(attr.ino)
+        {
+            inode.flush(false).await;
         }
     }
 

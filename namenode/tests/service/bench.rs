@@ -16,7 +16,8 @@ use quarry_namenode::NameNodeConfig;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -92,6 +93,7 @@ impl Bench {
         let connection = dial(&self.transport(Role::Client, id), running).await;
         let pushes = Arc::new(Pushes::default());
         let rpc = RpcClient::<SessionProtocol>::start(connection, pushes.clone()).await.unwrap();
+        let _ = pushes.rpc.set(Arc::downgrade(&rpc));
         Client { rpc, pushes, session: SessionId(0), sequences: Mutex::new(BTreeMap::new()) }
     }
 
@@ -134,20 +136,36 @@ impl Running {
     }
 }
 
-/// What was pushed.
+/// What was pushed. Recalls are acknowledged, as by a client that has nothing cached.
 #[derive(Default)]
-pub(crate) struct Pushes(Mutex<Vec<Push>>);
+pub(crate) struct Pushes {
+    all: Mutex<Vec<Push>>,
+    silent: AtomicBool,
+    rpc: OnceLock<Weak<RpcClient<SessionProtocol>>>,
+}
 
 impl Pushes {
     pub(crate) fn all(&self) -> Vec<Push> {
-        self.0.lock().unwrap().clone()
+        self.all.lock().unwrap().clone()
+    }
+
+    /// From now on recalls are not acknowledged.
+    pub(crate) fn be_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 }
 
 impl Observer<SessionProtocol> for Pushes {
     fn response(&self, _: &Response, _: Instant) {}
     fn push(&self, push: Push) {
-        self.0.lock().unwrap().push(push);
+        let rpc = self.rpc.get().and_then(Weak::upgrade);
+        if let (Push::Recall { number, .. }, false, Some(rpc)) =
+            (&push, self.silent.load(Ordering::Relaxed), rpc)
+        {
+            let recalls = vec![(*number, false)];
+            tokio::spawn(async move { rpc.call(Request::RecallDone { recalls }, DEADLINE).await });
+        }
+        self.all.lock().unwrap().push(push);
     }
 }
 

@@ -10,6 +10,8 @@ use std::sync::Arc;
 async fn two(bench: &mut Bench) -> (Running, Client, Arc<Client>) {
     let running = bench.start().await;
     let (a, b) = (bench.client(&running, "a").await, bench.client(&running, "b").await);
+    a.pushes.be_silent();
+    b.pushes.be_silent();
     (running, a, Arc::new(b))
 }
 

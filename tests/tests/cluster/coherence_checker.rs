@@ -11,6 +11,7 @@ use quarry_tests::{Cluster, Views};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -343,7 +344,11 @@ fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u
         let root = &roots[thread % roots.len()];
         let open = |kind: &str, object: usize, append: bool| {
             let path = root.join(format!("r{number}-{kind}-{object}"));
-            File::options().read(true).write(!append).append(append).open(path).unwrap()
+            // The kernel shows a write to other readers of its own mount before it hands it over, through its page cache. Only
+            // past that cache an operation happens at one moment for everybody.
+            let flags = if kind == "record" && !whole { libc::O_DIRECT } else { 0 };
+            let mut options = File::options();
+            options.read(true).write(!append).append(append).custom_flags(flags).open(path).unwrap()
         };
         let mut worker = Worker {
             round: &round,

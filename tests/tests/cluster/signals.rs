@@ -54,10 +54,12 @@ fn a_waiting_program_goes_on_by_itself() {
 #[test]
 fn a_soft_mount_gives_up_in_time() {
     let mut cluster = Cluster::start();
-    let mount = cluster.mount_with(&["-o", "soft,timeo=2"]);
+    let mount = cluster.mount_with(&["-o", "soft,timeo=5"]);
     fs::write(mount.path("f"), "hello").unwrap();
+    fs::File::open(mount.path("f")).unwrap().sync_all().unwrap();
     cluster.kill_servers();
-    let error = fs::metadata(mount.path("f")).and_then(|_| fs::read(mount.path("f"))).unwrap_err();
+    // A name that the mount does not know.
+    let error = fs::metadata(mount.path("g")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
     cluster.start_servers();
     eventually("it works again", Duration::from_secs(30), || {

@@ -29,7 +29,9 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> OpResult<MutationReply
     }
     if let Some(mtime) = commit.mtime {
         inode.mtime = mtime;
-        inode.ctime = tx.now;
+        // The client has shown this time already, to programs that compare it later. If its clock is behind, ours tells that
+        // something changed.
+        inode.ctime = if mtime > inode.ctime { mtime } else { inode.ctime.max(tx.now) };
     }
     tx.save(commit.ino, &mut inode);
     let version = file_ref(&inode).layout;
