@@ -25,7 +25,8 @@ pub const XATTR_VALUE_MAX: usize = 64 << 10;
 /// All names of an inode's attributes together (`XATTR_LIST_MAX`).
 pub const XATTR_LIST_MAX: usize = 64 << 10;
 
-/// Slices that a window may gather before its writer must merge them into one new chunk.
+/// Slices that a window may gather before its writer merges them into one new chunk, if that is worth what it writes; at half of
+/// [`SLICES_MAX`] it does so in any case.
 pub const SLICES_MERGE_AT: usize = 16;
 /// Slices that a window may have at all: the NameNode refuses more, so a reply stays small.
 pub const SLICES_MAX: usize = 256;

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use table::{Dropped, Table};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Bytes that the cache may take: some 200,000 inodes with a name each.
 const BUDGET: usize = 96 << 20;
@@ -56,6 +56,8 @@ pub(crate) struct Cache {
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
     /// Inodes whose [`Job::Uncovered`] waits already.
     uncovered: Arc<Mutex<HashSet<Ino>>>,
+    /// Leases ended because they were not renewed in time. The NameNode does not know what is open under them.
+    pub(crate) lapsed: Notify,
 }
 
 /// Something to be forgotten by others, and then to be acknowledged if it was recalled.
@@ -85,6 +87,7 @@ impl Cache {
             queue,
             invalidator: invalidator.clone(),
             uncovered: uncovered.clone(),
+            lapsed: Notify::new(),
         });
         (cache, Forgetter { jobs, invalidator, uncovered })
     }
@@ -101,8 +104,9 @@ impl Cache {
     /// A request was answered.
     pub(crate) fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         let mut table = self.table();
-        table.answered(leases, sent_at, Instant::now());
+        let lapsed = table.answered(leases, sent_at, Instant::now());
         self.pass_on(&mut table);
+        self.report(lapsed);
     }
 
     /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it
@@ -135,9 +139,10 @@ impl Cache {
 
     fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        let lapsed = table.lapse(Instant::now());
         let held = held(&table);
         self.pass_on(&mut table);
+        self.report(lapsed);
         held
     }
 
@@ -170,9 +175,10 @@ impl Cache {
     /// The answer to a question, if it is known for sure.
     pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        let lapsed = table.lapse(Instant::now());
         let found = table.find(query);
         self.pass_on(&mut table);
+        self.report(lapsed);
         found
     }
 
@@ -203,6 +209,10 @@ impl Cache {
 
     /// For how long the kernel may remember an inode's attributes without asking.
     pub(crate) fn attr_time(&self, ino: Ino) -> Duration {
+        // What the kernel has of its data is about to be forgotten.
+        if lock(&self.uncovered).contains(&ino) {
+            return Duration::ZERO;
+        }
         self.time(|table| table.has_attr(ino))
     }
 
@@ -217,6 +227,13 @@ impl Cache {
         }
         let table = self.table();
         if known(&table) { table.term_left(Instant::now()) } else { Duration::ZERO }
+    }
+
+    fn report(&self, lapsed: bool) {
+        if lapsed {
+            tracing::info!("the NameNode was not heard for a lease term: nothing is cached any more");
+            self.lapsed.notify_one();
+        }
     }
 
     /// Hands what was dropped to the thread, while the table is locked: so in the order in which it happened.

@@ -95,11 +95,13 @@ impl Table {
 
     /// A request that was sent at `sent_at` was answered at `now`: all leases hold for a term from the former, unless
     /// they had ended before the latter.
-    pub(super) fn answered(&mut self, leases: &[LeaseGrant], sent_at: Instant, now: Instant) {
-        self.lapse(now);
+    ///
+    /// Returns whether leases had ended.
+    pub(super) fn answered(&mut self, leases: &[LeaseGrant], sent_at: Instant, now: Instant) -> bool {
+        let lapsed = self.lapse(now);
         let until = sent_at + LEASE_TERM;
         if until <= now {
-            return;
+            return lapsed;
         }
         self.valid_until = Some(self.valid_until.map_or(until, |before| before.max(until)));
         for lease in leases {
@@ -113,13 +115,17 @@ impl Table {
             }
         }
         self.shrink();
+        lapsed
     }
 
-    /// Drops everything if the leases have ended.
-    pub(super) fn lapse(&mut self, now: Instant) {
-        if self.valid_until.is_some_and(|until| now >= until) {
+    /// Drops everything if the leases have ended. Returns whether there were any.
+    pub(super) fn lapse(&mut self, now: Instant) -> bool {
+        let lapsed = self.valid_until.is_some_and(|until| now >= until);
+        let held = lapsed && !self.nodes.is_empty();
+        if lapsed {
             self.clear();
         }
+        held
     }
 
     /// How long the leases hold.

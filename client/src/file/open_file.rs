@@ -12,6 +12,12 @@ use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, FallocateMode, Query, QueryReply};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a read asks for a lease before it goes ahead without one.
+const REFRESHES: u32 = 3;
+/// Pause between two of these: a change is carried out in about this time.
+const REFRESH_PAUSE: Duration = Duration::from_millis(1);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -229,10 +235,13 @@ impl Inode {
         if meta.is_exclusive(self.ino) {
             return Ok(());
         }
-        let attr = match meta.current(self.ino) {
-            Some(attr) => attr,
-            None => match meta.query(Query::Attr { ino: self.ino }).await? {
-                QueryReply::Attr(attr) => attr,
+        for attempt in 1..=REFRESHES {
+            if let Some(attr) = meta.current(self.ino) {
+                self.state().observe(&attr);
+                break;
+            }
+            match meta.query(Query::Attr { ino: self.ino }).await? {
+                QueryReply::Attr(attr) => self.state().observe(&attr),
                 other => {
                     tracing::error!(
                         ?other,
@@ -240,9 +249,13 @@ impl Inode {
                     );
                     return Err(FsError::Io);
                 }
-            },
-        };
-        self.state().observe(&attr);
+            }
+            // Without a lease, others are changing the file at this moment. With one, what is read may be kept.
+            if meta.current(self.ino).is_some() || attempt == REFRESHES {
+                break;
+            }
+            tokio::time::sleep(REFRESH_PAUSE).await;
+        }
         Ok(())
     }
 

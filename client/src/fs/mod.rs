@@ -105,6 +105,7 @@ impl FileSystem {
         let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone(), files: files_of });
         let session = Arc::new(Session::open(config, transport, hub.clone()).await?);
         tokio::spawn(follow(placement.clone(), Arc::downgrade(&session)));
+        tokio::spawn(reconnect_after_lapses(cache.clone(), Arc::downgrade(&session)));
         let meta = Arc::new(Metadata::new(session.clone(), cache.clone()));
         let transfer = Arc::new(Transfer::new(session.clone(), placement));
         let opens = session.opens().clone();
@@ -152,5 +153,16 @@ impl FileSystem {
             tracing::error!(%error, "not everything that was written is in the cluster");
         }
         self.0.session.close().await;
+    }
+}
+
+/// Under a lease the NameNode need not know what is open; when all leases have lapsed it must be told.
+async fn reconnect_after_lapses(cache: Arc<Cache>, session: Weak<Session>) {
+    loop {
+        cache.lapsed.notified().await;
+        match session.upgrade() {
+            Some(session) => session.reconnect("leases have lapsed"),
+            None => return,
+        }
     }
 }

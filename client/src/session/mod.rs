@@ -217,6 +217,13 @@ impl Session {
         self.inner.connections.load(Ordering::Relaxed)
     }
 
+    /// Goes on with the session over a new connection, so that the NameNode learns what is open and locked.
+    pub(crate) fn reconnect(&self, why: &str) {
+        if let Link::Up(live) = &*self.inner.link.borrow() {
+            live.client.connection().close(why);
+        }
+    }
+
     /// A place among the requests that the NameNode answers late: it takes only so many at once, and there must be room
     /// for those that free what is waited for.
     pub(crate) async fn lock_turn(&self) -> SemaphorePermit<'_> {

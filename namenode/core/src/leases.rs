@@ -49,6 +49,8 @@ pub const LEASES_MAX: usize = 1 << 20;
 pub const MARGIN_MS: u64 = 250;
 /// Least recently granted leases that each grant recalls when the table is nearly full: two, so that it shrinks.
 const EVICT_PER_GRANT: usize = 2;
+/// Unanswered recalls of ended leases that are kept for each session.
+const LATE_MAX: usize = 4096;
 /// Tickets that there can be at once; the shell's own bound on requests under way is lower.
 pub const TICKETS_MAX: usize = 1 << 17;
 
@@ -140,6 +142,8 @@ struct Holder {
     inos: BTreeSet<Ino>,
     /// Recalls without an answer.
     recalls: BTreeMap<u64, Ino>,
+    /// The same, of leases that have ended meanwhile: the answer still tells what is open. The newest ones.
+    late: BTreeMap<u64, Ino>,
     last_number: u64,
 }
 
@@ -300,11 +304,13 @@ impl LeaseTable {
         (result, actions)
     }
 
-    /// The client has dropped what a recall asked for. Tells on which inode, unless the recall is not outstanding.
+    /// The client has dropped what a recall asked for. Tells on which inode, also if the lease has ended before, unless
+    /// nothing is known of the recall.
     pub fn ack(&mut self, session: SessionId, number: u64) -> (Option<Ino>, Actions) {
         let mut actions = Actions::default();
-        let Some(ino) = self.holders.get_mut(&session).and_then(|h| h.recalls.remove(&number)) else {
-            return (None, actions);
+        let Some(holder) = self.holders.get_mut(&session) else { return (None, actions) };
+        let Some(ino) = holder.recalls.remove(&number) else {
+            return (holder.late.remove(&number), actions);
         };
         let Some(lease) = self.leases.get_mut(&(ino, session)) else { return (Some(ino), actions) };
         let keep = lease.recalls.iter().find(|r| r.number == number).and_then(|r| r.keep);
@@ -509,6 +515,13 @@ impl LeaseTable {
     }
 
     fn break_lease(&mut self, ino: Ino, session: SessionId, actions: &mut Actions) {
+        let lease = self.leases.get(&(ino, session));
+        if let (Some(lease), Some(holder)) = (lease, self.holders.get_mut(&session)) {
+            holder.late.extend(lease.recalls.iter().map(|recall| (recall.number, ino)));
+            while holder.late.len() > LATE_MAX {
+                holder.late.pop_first();
+            }
+        }
         self.end_lease(ino, session);
         actions.broken.push((session, ino));
         self.unblock(ino, session, actions);
@@ -536,7 +549,13 @@ impl LeaseTable {
 
 impl Holder {
     fn new(now: u64) -> Self {
-        Self { renewed: now, inos: BTreeSet::new(), recalls: BTreeMap::new(), last_number: 0 }
+        Self {
+            renewed: now,
+            inos: BTreeSet::new(),
+            recalls: BTreeMap::new(),
+            late: BTreeMap::new(),
+            last_number: 0,
+        }
     }
 }
 

@@ -355,8 +355,12 @@ impl Owner {
         for &(number, open) in recalls {
             let leasing = &mut self.leasing;
             let (ino, actions) = leasing.table.ack(session, number);
-            if open && let Some(ino) = ino {
-                self.keep_open(session, ino)?;
+            if let Some(ino) = ino {
+                if open {
+                    self.keep_open(session, ino)?;
+                }
+                // An answer after the end of the lease: now it is known whether the inode is open.
+                self.reap_due |= self.leasing.kept.close(session, ino);
             }
             self.carry_out(actions)?;
         }

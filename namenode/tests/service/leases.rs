@@ -3,8 +3,8 @@
 use crate::bench::{Bench, Client, Running, create, eventually, file, unlink};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::{FsError, ServiceError};
-use quarry_common::wire::fs::{NewNode, Query};
-use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Request};
+use quarry_common::wire::fs::{Mutation, MutationReply, NewNode, Query, QueryReply, SetAttr};
+use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push, Reply, Request};
 use std::sync::Arc;
 
 async fn two(bench: &mut Bench) -> (Running, Client, Arc<Client>) {
@@ -130,4 +130,57 @@ async fn after_a_restart_unknown_leases_are_waited_out_or_given_up() {
     let gone = a_again.attr(ino).await;
     assert!(matches!(gone, Ok(_) | Err(ServiceError::Fs(_))), "{gone:?}");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_writer_keeps_is_brought_in_before_others_see_the_file() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    // Whoever makes a file and opens it may keep what it writes.
+    let made = a.respond(mutate(create("x", NewNode::File { open: true }))).await;
+    let Ok(Reply::Mutation(MutationReply::Attr(attr))) = made.result else { panic!("{made:?}") };
+    let ino = attr.ino;
+    assert_eq!(made.leases, [LeaseGrant { ino, mode: LeaseMode::Exclusive }]);
+    let ask = {
+        let b = b.clone();
+        tokio::spawn(async move { b.lookup("x").await })
+    };
+    let recall = |keep| move |push: &Push| matches!(push, Push::Recall { ino: of, keep: k, .. } if *of == ino && *k == keep);
+    eventually("it is recalled", async || a.pushes.all().iter().any(recall(Some(LeaseMode::Shared)))).await;
+    // What it kept is committed meanwhile.
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    a.attr_of(Mutation::SetAttr { ino, set, keep_sgid: true }).await;
+    assert!(!ask.is_finished());
+    ack(&a, ino).await;
+    assert_eq!(ask.await.unwrap().unwrap().mode & 0o777, 0o600);
+
+    // The other one asks for the same right: shared leases go first.
+    let want = {
+        let b = b.clone();
+        tokio::spawn(async move { b.respond(Request::Lease { ino }).await })
+    };
+    eventually("the rest is recalled", async || a.pushes.all().iter().any(recall(None))).await;
+    assert!(!want.is_finished());
+    ack(&a, ino).await;
+    let got = want.await.unwrap();
+    assert_eq!(got.leases, [LeaseGrant { ino, mode: LeaseMode::Exclusive }]);
+    // Listings do not wait: they leave out what is not known.
+    let list = Query::ReadDir { ino: Ino::ROOT, after: 0, limit: 10, plus: true };
+    let QueryReply::Entries { entries, .. } = a.query(list).await.unwrap() else { panic!() };
+    assert_eq!(entries.iter().map(|e| e.attr.is_some()).collect::<Vec<_>>(), [false]);
+    running.stop().await;
+}
+
+fn mutate(mutation: Mutation) -> Request {
+    Request::Mutate { slot: 9, sequence: 1, mutation }
+}
+
+/// Acknowledges all recalls of an inode, with the inode open.
+async fn ack(client: &Client, ino: Ino) {
+    let number = |push| match push {
+        Push::Recall { number, ino: of, .. } if of == ino => Some((number, true)),
+        _ => None,
+    };
+    let recalls = client.pushes.all().into_iter().filter_map(number).collect();
+    client.ask(Request::RecallDone { recalls }).await.unwrap();
 }

@@ -90,6 +90,7 @@ fn a_dead_part_is_reported_and_started_again_on_request() {
 fn nothing_is_left_when_it_is_killed() {
     let mut up = Up::start(tempfile::tempdir().unwrap(), &["--datanodes", "1", "--replication", "1"]);
     fs::write(up.mountpoint().join("f"), "kept").unwrap();
+    fs::File::open(up.mountpoint().join("f")).unwrap().sync_all().unwrap();
     let pids: Vec<String> = ["namenode", "datanode-1", "mount"].iter().map(|p| up.pid(p)).collect();
     up.process.kill();
     eventually("all parts end", Duration::from_secs(90), || {

@@ -32,6 +32,8 @@ fn attributes_in_every_namespace_with_their_limits() {
     assert_eq!(names, [b"security.c".as_slice(), b"trusted.b", b"user.a", b"user.big", b"user.empty"]);
     removexattr(&f, "user.a").unwrap();
     assert_eq!(removexattr(&f, "user.a"), Err(Errno::NODATA));
+    // Asks for the length first, with an empty buffer.
+    shell(mount.root(), "test $(getfattr --only-values -n user.big f | wc -c) = 65536");
     // Linux keeps user attributes off links and devices.
     shell(
         mount.root(),

@@ -55,7 +55,7 @@ async fn an_error_that_nobody_saw_waits_for_the_next_opener() {
 
 #[tokio::test]
 async fn chunks_that_must_be_written_again_are() {
-    let faults = Faults { rewrite: 50, window_changed: 50, gone: 2 };
+    let faults = Faults { rewrite: 50, window_changed: 50, gone: 20 };
     let cluster = Cluster::new(7, faults);
     let mount = Mount::new(&cluster, small());
     let ino = cluster.create("a").ino;
