@@ -89,6 +89,7 @@ impl Owner {
                 self.leases_returned(session, &inos)?;
                 respond(reply, Ok(Reply::Done));
             }
+            Request::Changes { after, below, max } => self.changes(connection, (after, below, max), reply),
             Request::OpenSession(_)
             | Request::ResumeSession { .. }
             | Request::Placement
@@ -103,6 +104,7 @@ impl Owner {
 
     fn query(&mut self, session: SessionId, query: &Query, reply: ClientReplier) -> Result<(), Fatal> {
         let mut result = self.state.query(query)?;
+        self.feed.passed(query, &result);
         if let Ok(QueryReply::StatFs(statfs)) = &mut result {
             let policy = self.state.meta().default_replication;
             (statfs.capacity, statfs.free) =

@@ -21,4 +21,5 @@ mod stress;
 mod trust;
 mod two_mounts;
 mod up;
+mod watch;
 mod xattrs;
