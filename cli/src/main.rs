@@ -49,6 +49,8 @@ enum Command {
     Status(commands::status::Status),
     /// Show where each piece of a file is.
     Locate(commands::locate::Locate),
+    /// Show what changes below a directory as it happens, whichever mount does it.
+    Watch(commands::watch::Watch),
     /// Check that everything fits together, while the cluster works on.
     Fsck(commands::fsck::Fsck),
 }
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Mount(c) => c.run(),
         Command::Status(c) => c.run(),
         Command::Locate(c) => c.run(),
+        Command::Watch(c) => c.run(),
         Command::Fsck(c) => return exit(c.run()),
     };
     exit(done.map(|()| ExitCode::SUCCESS))

@@ -26,4 +26,4 @@ pub use cache::Invalidator;
 pub use config::ClientConfig;
 pub use error::ClientError;
 pub use file::{OpenFile, OpenMode};
-pub use fs::FileSystem;
+pub use fs::{Changes, ChangesError, FileSystem};

@@ -16,8 +16,12 @@ use quarry_log::{Committed, Log, LogConfig};
 use quarry_namenode_core::{Base, Body, Outcome, State};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+/// Time for the answers to those who watch to leave, when the process ends.
+const WATCHERS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a NameNode until `shutdown` is cancelled, or until it can no longer be trusted.
 ///
@@ -154,6 +158,10 @@ async fn serve(
     stop.cancel();
     workers.wait().await;
     accepting.abort();
+    // Their connections are closed next, which waits for no answer to be sent.
+    if let Ok(true) = running.owner.ask(|owner| Ok(owner.dismiss_watchers())).await {
+        tokio::time::sleep(WATCHERS_PAUSE).await;
+    }
     result
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod mount;
 pub(crate) mod namenode;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod watch;
 
 use anyhow::Context;
 use clap::Args;

@@ -1,9 +1,12 @@
 //! The facade: every operation of a file system, as the kernel would ask for it.
 
+mod changes;
 mod cluster;
 mod locks;
 mod names;
 mod open;
+
+pub use changes::{Changes, ChangesError};
 
 use crate::cache::{Cache, Invalidator};
 use crate::config::ClientConfig;

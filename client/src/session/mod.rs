@@ -30,6 +30,7 @@ use opens::Opens;
 use quarry_common::ids::SessionId;
 use quarry_common::rpc::{RpcClient, RpcError, SessionProtocol};
 use quarry_common::transport::{Transport, TransportError};
+use quarry_common::wire::changes::CHANGES_WAIT_MAX_MS;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Mutation, MutationReply};
 use quarry_common::wire::session::{LOCK_WAIT_MAX_MS, LeaseGrant, Push, Reply, Request};
@@ -45,6 +46,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A waiting lock is answered by the NameNode after this time at the latest.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(LOCK_WAIT_MAX_MS + 10_000);
+/// A wait for changes is answered by the NameNode after this time at the latest.
+const CHANGES_WAIT: Duration = Duration::from_millis(CHANGES_WAIT_MAX_MS);
 /// Locks that the NameNode is asked to wait for at once: half of the unanswered requests that it allows a connection.
 const LOCK_WAITS: usize = 256;
 /// Pauses between attempts at a NameNode that says that it is not ready.
@@ -154,6 +157,7 @@ impl Session {
         match request {
             // A cluster that is not away may take this long to say that it is still locked.
             Request::SetLock { wait: true, .. } => self.within_and(LOCK_TIMEOUT, work).await,
+            Request::Changes { after: Some(_), .. } => self.within_and(CHANGES_WAIT, work).await,
             _ => self.within(work).await,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`fs`]: client to NameNode, the file system's operations.
 //! - [`session`]: client to NameNode, sessions and what the NameNode pushes to them.
+//! - [`changes`]: within it, the feed of changes.
 //! - [`cluster`]: DataNode to NameNode and operator to NameNode: nodes, placement groups, health.
 //! - [`data`]: client or DataNode to DataNode, chunks.
 //!
@@ -9,6 +10,7 @@
 //! change of [`WIRE_VERSION`].
 
 pub mod bytestring;
+pub mod changes;
 pub mod cluster;
 pub mod data;
 pub mod error;

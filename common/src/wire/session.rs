@@ -3,6 +3,7 @@
 //! Requests are pipelined. Answers and pushes travel back on the same ordered stream, so a recall can never
 //! overtake the answer that granted the lease. See [`crate::rpc`] for the frames.
 
+use super::changes::ChangeEvent;
 use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
 use super::error::ServiceError;
 use super::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
@@ -113,6 +114,17 @@ pub enum Request {
         /// File.
         ino: Ino,
     },
+    /// What changed in the namespace behind a position of the feed. When there is nothing yet, the NameNode waits for
+    /// it, at most [`CHANGES_WAIT_MAX_MS`](super::changes::CHANGES_WAIT_MAX_MS).
+    /// Answer: [`Reply::Changes`] or [`Reply::ChangesGone`].
+    Changes {
+        /// Go on behind this position; `None`: nothing but the present position is wanted, at once.
+        after: Option<u64>,
+        /// Only what happens to this inode, or below it if it is a directory.
+        below: Ino,
+        /// At most so many events, and at most [`CHANGES_MAX`](super::changes::CHANGES_MAX).
+        max: u32,
+    },
 }
 
 /// The longest that the NameNode lets a waiting `SetLock` wait before it answers `WouldBlock`.
@@ -199,7 +211,11 @@ pub struct Response {
 #[allow(missing_docs)]
 pub enum Reply {
     Done,
-    Session { session: SessionId, cluster: String, default_replication: super::cluster::Replication },
+    Session {
+        session: SessionId,
+        cluster: String,
+        default_replication: super::cluster::Replication,
+    },
     Query(QueryReply),
     Mutation(MutationReply),
     Attr(Attr),
@@ -208,6 +224,17 @@ pub enum Reply {
     Placement(Placement),
     Status(Box<ClusterStatus>),
     Fsck(FsckProgress),
+    /// Events in order, none if the wait was over, and the position behind which to go on.
+    Changes {
+        events: Vec<ChangeEvent>,
+        next: u64,
+    },
+    /// The feed does not have what is behind the position that was asked for: one can go on behind `oldest`, `newest`,
+    /// and what lies between.
+    ChangesGone {
+        oldest: u64,
+        newest: u64,
+    },
 }
 
 /// What the NameNode says without being asked.

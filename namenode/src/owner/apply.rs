@@ -26,16 +26,18 @@ impl Owner {
         let entry = entry::decode(bytes).map_err(|reason| Fatal::Entry { index, reason })?;
         let mut waiters = self.proposer.committed(entry.incarnation, entry.tag).into_iter();
         self.proposer.applied(entry.commands.len());
-        for command in &entry.commands {
+        for (place, command) in entry.commands.iter().enumerate() {
             let (outcome, effects) = self.state.apply(index, command)?;
             let mut changed = Vec::new();
             for effect in effects {
                 self.effect(effect, &mut changed)?;
             }
+            self.feed((index, place), &command.body, &outcome, &changed)?;
             if let Some(waiter) = waiters.next() {
                 self.conclude(waiter, outcome, &changed)?;
             }
         }
+        self.feed.advance(index);
         Ok(())
     }
 

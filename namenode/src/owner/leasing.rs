@@ -180,6 +180,7 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         let mut result = self.state.query(&query)?;
+        self.feed.passed(&query, &result);
         if let Some(ino) = shown(&query, &result)
             && let Some(ticket) = self.wait_to_read(session, ino)?
         {

@@ -10,6 +10,7 @@
 mod admission;
 mod apply;
 mod chunk_ids;
+mod feed;
 mod grants;
 mod leasing;
 mod lock_waits;
@@ -32,6 +33,7 @@ use crate::handle::{ClientReplier, Event};
 use crate::workers::FsckDesk;
 use bytes::Bytes;
 use chunk_ids::ChunkIds;
+use feed::Feed;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -125,6 +127,8 @@ pub(crate) struct Owner {
     /// Requests for chunk ids that wait for a block.
     waits: Waits,
     leasing: Leasing,
+    /// What happened, for those who watch.
+    feed: Feed,
     nodes: Nodes,
     /// Nodes or groups changed in the state.
     topology_changed: bool,
@@ -149,6 +153,7 @@ impl Owner {
         let nodes = Nodes::new(now, config.suspect_after, config.dead_after, version);
         Self {
             proposer: Proposer::new(incarnation(wall)),
+            feed: Feed::new(state.applied()),
             around,
             state,
             started: now,
@@ -239,6 +244,7 @@ impl Owner {
         self.expire_sessions();
         self.time_out_lock_waits();
         self.time_out_grants();
+        self.time_out_watchers();
         self.mark_ids()
     }
 
@@ -262,6 +268,7 @@ impl Owner {
             tracing::info!("all sessions from before the start are known again");
             self.end_lock_grace();
         }
+        self.answer_watchers();
         while let Some((tag, entry)) = self.proposer.next_entry(self.around.clock.now()) {
             self.send_to_log(tag, entry);
         }

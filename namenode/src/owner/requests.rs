@@ -94,6 +94,7 @@ impl Owner {
                 respond(reply, Ok(Reply::Done));
             }
             Request::Lease { ino } => self.lease(session, ino, reply)?,
+            Request::Changes { after, below, max } => self.changes(connection, (after, below, max), reply),
             Request::OpenSession(_)
             | Request::ResumeSession { .. }
             | Request::Placement

@@ -147,6 +147,7 @@ impl Owner {
     pub(super) fn disconnected(&mut self, connection: u64) {
         self.registry.disconnected(connection);
         self.cancel_lock_waits_on(connection);
+        self.feed.disconnected(connection);
     }
 
     fn session_reply(&self, session: SessionId) -> Reply {

@@ -77,6 +77,7 @@ impl Owner {
             return None;
         }
         self.proposer.frozen();
+        self.feed.checkpointing();
         Some((self.state.freeze(), self.state.applied()))
     }
 

@@ -24,4 +24,5 @@ mod stress;
 mod trust;
 mod two_mounts;
 mod up;
+mod watch;
 mod xattrs;
