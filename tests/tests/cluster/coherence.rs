@@ -436,7 +436,7 @@ fn what_is_cached_costs_no_request_and_yet_changes_show_at_once() {
          head -c 300000 /dev/urandom > big; ln -s a/f1 link
          git add . && git commit -qm first; git status --porcelain >/dev/null",
     );
-    // `find` and `grep -r` also ask once each for the kind of the file system, by fstatfs(2), which is no request either.
+    // `find` and `grep -r` also ask once each for the kind of the file system, by fstatfs(2). Its answer holds for 2 s.
     // Without optional locks, since a status may write the index anew, which is no re-reading.
     let pass = |view: usize| {
         shell(
@@ -454,7 +454,11 @@ fn what_is_cached_costs_no_request_and_yet_changes_show_at_once() {
             assert_eq!(pass(view), clean);
             let made = requests(&cluster, views.root(view)) - before;
             let elapsed = start.elapsed();
-            assert!(same_mount() || made == 0, "mount {view}, pass {again}: {made} requests in {elapsed:?}");
+            let statfs = 1 + elapsed.as_secs() / 2;
+            assert!(
+                same_mount() || made <= statfs,
+                "mount {view}, pass {again}: {made} requests in {elapsed:?}, {statfs} of them may be for the capacity"
+            );
         }
     }
     shell(&views.path(0, "repo"), "echo 'word b 5' > a/f3; rm b/f5; touch absent");
