@@ -10,6 +10,7 @@ use quarry_client::Invalidator;
 use quarry_common::ids::Ino;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// `FUSE_NOTIFY_INC_EPOCH` of `linux/fuse.h`: Linux 6.16 and later.
 const NOTIFY_INC_EPOCH: i32 = 8;
@@ -43,9 +44,9 @@ impl KernelCache {
         (&self.device).write_all(&message)
     }
 
-    /// `offset` below zero: the attributes only.
-    fn forget(&self, ino: Ino, offset: i64) {
-        match self.notifier.inval_inode(INodeNo(ino.0), offset, 0) {
+    /// `offset` below zero: the attributes only. `length` 0: to the end.
+    fn forget(&self, ino: Ino, offset: i64, length: i64) {
+        match self.notifier.inval_inode(INodeNo(ino.0), offset, length) {
             Ok(()) => {}
             // It does not know the inode, or the mount is gone.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENOTCONN)) => {}
@@ -56,11 +57,16 @@ impl KernelCache {
 
 impl Invalidator for KernelCache {
     fn inode(&self, ino: Ino) {
-        self.forget(ino, 0);
+        self.forget(ino, 0, 0);
     }
 
     fn attributes(&self, ino: Ino) {
-        self.forget(ino, -1);
+        self.forget(ino, -1, 0);
+    }
+
+    fn data(&self, ino: Ino, range: Range<u64>) {
+        let length = if range.end == u64::MAX { 0 } else { range.end - range.start };
+        self.forget(ino, range.start as i64, length as i64);
     }
 
     fn names(&self) {

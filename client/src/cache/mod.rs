@@ -10,39 +10,40 @@
 //! The kernel is told by a thread that holds no lock and serves nobody else: it may have to wait there for operations
 //! that wait for us.
 
+mod forget;
 mod store;
 mod table;
+
+pub(crate) use forget::Forgetter;
 
 #[cfg(test)]
 mod tests;
 
-use crate::file::Files;
-use crate::session::Session;
 use crate::traits::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply};
-use quarry_common::wire::session::{LeaseGrant, Request};
+use quarry_common::wire::session::LeaseGrant;
 use std::collections::HashSet;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::ops::Range;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use table::{Dropped, Table};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 /// Bytes that the cache may take: some 200,000 inodes with a name each.
 const BUDGET: usize = 96 << 20;
 /// Things to be forgotten that wait for the thread. A NameNode recalls no more leases than there are.
 const QUEUE: usize = 1 << 16;
-/// Recalls acknowledged together.
-const BATCH: usize = 256;
 
 /// Where else things are remembered that a lease protects: the kernel. Called from one thread that holds no lock.
 pub trait Invalidator: Send + Sync + 'static {
     /// Forget the attributes and the data of an inode. What programs changed through mmap comes in before it returns.
     fn inode(&self, ino: Ino);
+    /// Forget the data of a part of a file, and its attributes.
+    fn data(&self, ino: Ino, range: Range<u64>);
     /// Forget the attributes of an inode.
     fn attributes(&self, ino: Ino);
     /// Forget all names, and that there are none.
@@ -89,7 +90,7 @@ impl Cache {
             uncovered: uncovered.clone(),
             lapsed: Notify::new(),
         });
-        (cache, Forgetter { jobs, invalidator, uncovered })
+        (cache, Forgetter::new(jobs, invalidator, uncovered))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -155,8 +156,11 @@ impl Cache {
 
     /// The kernel was given data that no lease protects: it must not keep them.
     pub(crate) fn uncovered(&self, ino: Ino) {
-        if self.invalidator.get().is_some() && lock(&self.uncovered).insert(ino) {
-            self.send(Job::Uncovered(ino));
+        if self.invalidator.get().is_some()
+            && lock(&self.uncovered).insert(ino)
+            && !self.send(Job::Uncovered(ino))
+        {
+            lock(&self.uncovered).remove(&ino);
         }
     }
 
@@ -244,116 +248,16 @@ impl Cache {
         }
     }
 
-    fn send(&self, job: Job) {
-        match self.queue.try_send(job) {
-            Ok(()) => {}
-            // The NameNode waits for the end of the term instead.
-            Err(TrySendError::Full(_)) => {
-                tracing::error!("the kernel is too slow to forget what was recalled")
-            }
-            Err(TrySendError::Disconnected(_)) => {}
+    fn send(&self, job: Job) -> bool {
+        let sent = self.queue.try_send(job);
+        // The NameNode waits for the end of the term instead.
+        if let Err(TrySendError::Full(_)) = sent {
+            tracing::error!("the kernel is too slow to forget what was recalled");
         }
-    }
-}
-
-/// The work of the thread.
-pub(crate) struct Forgetter {
-    jobs: Receiver<Job>,
-    invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
-    uncovered: Arc<Mutex<HashSet<Ino>>>,
-}
-
-impl Forgetter {
-    /// Works until the cache is dropped.
-    ///
-    /// # Errors
-    /// When there can be no thread.
-    pub(crate) fn start(self, session: &Arc<Session>, files: &Arc<Files>) -> std::io::Result<()> {
-        let (session, files, runtime) = (Arc::downgrade(session), Arc::downgrade(files), Handle::current());
-        let work = move || self.work(&session, &files, &runtime);
-        std::thread::Builder::new().name("quarry-recall".to_owned()).spawn(work).map(drop)
-    }
-
-    fn work(self, session: &Weak<Session>, files: &Weak<Files>, runtime: &Handle) {
-        while let Ok(first) = self.jobs.recv() {
-            let rest = std::iter::from_fn(|| self.jobs.try_recv().ok()).take(BATCH - 1);
-            let mut recalled = Vec::new();
-            let mut names = false;
-            let mut barriers = Vec::new();
-            for job in std::iter::once(first).chain(rest) {
-                match job {
-                    Job::Dropped { dropped, recall } => {
-                        for dropped in &dropped {
-                            self.forget(dropped.ino, files);
-                            names |= dropped.names;
-                        }
-                        recalled.extend(recall);
-                    }
-                    Job::Changed(ino) => {
-                        if let Some(invalidator) = self.invalidator.get() {
-                            invalidator.attributes(ino);
-                        }
-                    }
-                    Job::Uncovered(ino) => {
-                        lock(&self.uncovered).remove(&ino);
-                        self.forget(ino, files);
-                    }
-                    Job::Barrier(done) => barriers.push(done),
-                }
-            }
-            if let (true, Some(invalidator)) = (names, self.invalidator.get()) {
-                invalidator.names();
-            }
-            for barrier in barriers {
-                // Whoever waited may have given up.
-                let _ = barrier.send(());
-            }
-            if let Some(session) = session.upgrade() {
-                acknowledge_all(recalled, &session, files, runtime);
-            }
-        }
-    }
-
-    fn forget(&self, ino: Ino, files: &Weak<Files>) {
-        if let Some(files) = files.upgrade() {
-            files.invalidate(ino);
-        }
-        if let Some(invalidator) = self.invalidator.get() {
-            invalidator.inode(ino);
-        }
-    }
-}
-
-/// Answers recalls: at once, or as soon as what was kept under the lease is in the cluster.
-fn acknowledge_all(recalled: Vec<(u64, Ino)>, session: &Arc<Session>, files: &Weak<Files>, runtime: &Handle) {
-    let mut clean = Vec::new();
-    for recall in recalled {
-        match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {
-            Some(inode) => {
-                let session = session.clone();
-                runtime.spawn(async move {
-                    inode.flush(false).await;
-                    acknowledge(session, vec![recall]).await;
-                });
-            }
-            None => clean.push(recall),
-        }
-    }
-    if !clean.is_empty() {
-        runtime.spawn(acknowledge(session.clone(), clean));
+        sent.is_ok()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Tells the NameNode that what it recalled is forgotten, and what of it is open.
-async fn acknowledge(session: Arc<Session>, recalled: Vec<(u64, Ino)>) {
-    // An inode that the NameNode learns is open stays so until this is answered: its closing must not come first.
-    let open: Vec<_> = recalled.iter().map(|(_, ino)| session.opens().reveal(*ino)).collect();
-    let recalls = recalled.iter().zip(&open).map(|((number, _), open)| (*number, open.is_some())).collect();
-    if let Err(error) = session.ask(Request::RecallDone { recalls }).await {
-        tracing::debug!(%error, "recalls are not acknowledged");
-    }
 }

@@ -13,6 +13,7 @@ use quarry_common::wire::fs::{
     Timestamp,
 };
 use quarry_common::wire::session::{LeaseGrant, LeaseMode, Request};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -169,12 +170,17 @@ struct Kernel(Mutex<Vec<Told>>);
 enum Told {
     Inode(Ino),
     Attributes(Ino),
+    Data(Ino, u64),
     Names,
 }
 
 impl Invalidator for Kernel {
     fn inode(&self, ino: Ino) {
         self.0.lock().unwrap().push(Told::Inode(ino));
+    }
+
+    fn data(&self, ino: Ino, range: Range<u64>) {
+        self.0.lock().unwrap().push(Told::Data(ino, range.start));
     }
 
     fn attributes(&self, ino: Ino) {

@@ -14,6 +14,7 @@ use quarry_common::ids::Ino;
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::fs::{Attr, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::time::Instant;
@@ -29,9 +30,8 @@ pub(crate) struct Inode {
     pub(crate) settled: Notify,
     /// The flusher has something to look at.
     pub(crate) work: Notify,
-    /// Writes that wait for the right to keep data, or were just given it: a recall lets them put theirs first, or two
-    /// mounts that write in turn could take the right from each other for ever.
-    pub(crate) writers: watch::Sender<usize>,
+    /// The ranges of writes that are under way. The kernel may have their pages locked until they are answered.
+    pub(crate) writing: watch::Sender<Vec<Range<u64>>>,
     state: Mutex<State>,
 }
 
@@ -111,7 +111,7 @@ impl Inode {
             loading: tokio::sync::Mutex::default(),
             settled: Notify::new(),
             work: Notify::new(),
-            writers: watch::Sender::new(0),
+            writing: watch::Sender::new(Vec::new()),
             state: Mutex::new(State {
                 attr,
                 layout: LayoutCache::default(),

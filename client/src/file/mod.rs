@@ -39,4 +39,5 @@ mod writer;
 mod tests;
 
 pub(crate) use files::{Files, FilesConfig};
+pub(crate) use inode::Inode;
 pub use open_file::{OpenFile, OpenMode};

@@ -8,6 +8,7 @@ use super::resolve::WINDOW;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,6 +58,7 @@ impl Inode {
         if data.is_empty() {
             return Ok(position.offset(self.state().size()));
         }
+        let _writing = Writing::new(self, position, data.len());
         let mut first = None;
         let mut next = position;
         loop {
@@ -93,7 +95,6 @@ impl Inode {
             budget.take(taken, || self.files.start_flush()).await?;
         }
         let held = Held { inode: self, bytes: taken };
-        let writing = Writing::new(self);
         let mut asked = 0;
         let (at, kept) = loop {
             let must_keep = match position {
@@ -109,7 +110,6 @@ impl Inode {
             self.state().observe(&attr);
             asked += 1;
         };
-        drop(writing);
         held.settle(kept.grown);
         if kept.work {
             self.wake_flusher();
@@ -161,10 +161,11 @@ impl Inode {
         Some(Ok((at, Put { grown, work, sequence: state.sequence })))
     }
 
-    /// Waits until writes that have the right to keep data have put theirs, but not for long.
+    /// Waits until the writes that are under way have put their data, but not for long. To be called before a recall takes the
+    /// right away that one of them was just given: or two mounts that write in turn could take it from each other for ever.
     pub(crate) async fn let_writers_go_first(&self) {
-        let mut writers = self.writers.subscribe();
-        let none = writers.wait_for(|n| *n == 0);
+        let mut writing = self.writing.subscribe();
+        let none = writing.wait_for(Vec::is_empty);
         let _ = tokio::time::timeout(WRITERS_WAIT, none).await;
     }
 
@@ -277,19 +278,31 @@ struct Put {
     sequence: u64,
 }
 
-/// Counts a write among the inode's.
-struct Writing<'a>(&'a Inode);
+/// A write that is under way.
+struct Writing<'a> {
+    inode: &'a Inode,
+    range: Range<u64>,
+}
 
 impl<'a> Writing<'a> {
-    fn new(inode: &'a Inode) -> Self {
-        inode.writers.send_modify(|n| *n += 1);
-        Self(inode)
+    fn new(inode: &'a Inode, position: Position, length: usize) -> Self {
+        let range = match position {
+            Position::At(at) => at..at.saturating_add(length as u64),
+            // Appends pass the kernel's cache, and pages that it writes back are not locked.
+            Position::End | Position::Page(_) => 0..0,
+        };
+        inode.writing.send_modify(|all| all.push(range.clone()));
+        Self { inode, range }
     }
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.0.writers.send_modify(|n| *n -= 1);
+        self.inode.writing.send_modify(|all| {
+            if let Some(at) = all.iter().position(|range| *range == self.range) {
+                all.swap_remove(at);
+            }
+        });
     }
 }
 

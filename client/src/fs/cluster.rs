@@ -25,11 +25,11 @@ impl FileSystem {
         if let Some((stat, since)) = &*known()
             && since.elapsed() < STATFS_TIME
         {
-            return Ok(stat.clone());
+            return Ok(*stat);
         }
         match self.0.meta.query(Query::StatFs).await? {
             QueryReply::StatFs(stat) => {
-                *known() = Some((stat.clone(), Instant::now()));
+                *known() = Some((stat, Instant::now()));
                 Ok(stat)
             }
             other => Err(unexpected(&other)),

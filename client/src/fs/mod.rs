@@ -11,7 +11,7 @@ pub use changes::{Changes, ChangesError};
 use crate::cache::{Cache, Invalidator};
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::file::{Files, FilesConfig};
+use crate::file::{Files, FilesConfig, Inode};
 use crate::meta::Metadata;
 use crate::session::{Events, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
@@ -53,7 +53,9 @@ struct Hub {
 impl Hub {
     fn recall(&self, number: u64, ino: Ino) {
         let inode = self.files.get().and_then(Weak::upgrade).and_then(|files| files.known(ino));
-        match inode.filter(|inode| *inode.writers.borrow() > 0) {
+        let about_to_put =
+            |inode: &Arc<Inode>| !inode.writing.borrow().is_empty() && self.cache.is_exclusive(ino);
+        match inode.filter(about_to_put) {
             Some(inode) => {
                 let cache = self.cache.clone();
                 tokio::spawn(async move {
