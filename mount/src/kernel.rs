@@ -22,19 +22,18 @@ pub(crate) struct KernelCache {
     notifier: Notifier,
     /// The mount's `/dev/fuse`, for what `notifier` cannot say.
     device: File,
+    /// It knows what an epoch is.
+    epochs: bool,
 }
 
 impl KernelCache {
-    /// `None`: this kernel cannot be told to forget names.
-    pub(crate) fn new(notifier: Notifier, device: File) -> Option<Self> {
-        let cache = Self { notifier, device };
-        match cache.next_epoch() {
-            Ok(()) => Some(cache),
-            Err(error) => {
-                tracing::info!(%error, "the kernel cannot be told of changes (Linux 6.16 can): it caches nothing");
-                None
-            }
+    pub(crate) fn new(notifier: Notifier, device: File) -> Self {
+        let mut cache = Self { notifier, device, epochs: true };
+        if let Err(error) = cache.next_epoch() {
+            tracing::info!(%error, "the kernel cannot be told to forget names (Linux 6.16 can): it asks for each");
+            cache.epochs = false;
         }
+        cache
     }
 
     fn next_epoch(&self) -> io::Result<()> {
@@ -69,7 +68,14 @@ impl Invalidator for KernelCache {
         self.forget(ino, range.start as i64, length as i64);
     }
 
+    fn can_forget_names(&self) -> bool {
+        self.epochs
+    }
+
     fn names(&self) {
+        if !self.epochs {
+            return;
+        }
         match self.next_epoch() {
             Ok(()) => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN)) => {}

@@ -91,9 +91,7 @@ pub async fn run(
     let session = tokio::task::spawn_blocking(move || {
         let session = Session::new(adapter, &mount_on, &fuse)?;
         let device = File::from(session.as_fd().try_clone_to_owned()?);
-        if let Some(kernel) = KernelCache::new(session.notifier(), device) {
-            fs.set_invalidator(Arc::new(kernel));
-        }
+        fs.set_invalidator(Arc::new(KernelCache::new(session.notifier(), device)));
         // From here on it is unmounted by us alone: dropping fuser's own handle could unmount what came after.
         session.spawn()
     })

@@ -46,6 +46,8 @@ pub trait Invalidator: Send + Sync + 'static {
     fn data(&self, ino: Ino, range: Range<u64>);
     /// Forget the attributes of an inode.
     fn attributes(&self, ino: Ino);
+    /// Whether it can be told to forget names; otherwise it is given none to remember.
+    fn can_forget_names(&self) -> bool;
     /// Forget all names, and that there are none.
     fn names(&self);
 }
@@ -222,7 +224,12 @@ impl Cache {
 
     /// For how long the kernel may remember a name, or that there is none, without asking.
     pub(crate) fn entry_time(&self, parent: Ino, name: &[u8]) -> Duration {
-        self.time(|table| table.has_name(parent, name))
+        match self.invalidator.get() {
+            Some(invalidator) if invalidator.can_forget_names() => {
+                self.time(|table| table.has_name(parent, name))
+            }
+            _ => Duration::ZERO,
+        }
     }
 
     fn time(&self, known: impl FnOnce(&Table) -> bool) -> Duration {

@@ -187,6 +187,10 @@ impl Invalidator for Kernel {
         self.0.lock().unwrap().push(Told::Attributes(ino));
     }
 
+    fn can_forget_names(&self) -> bool {
+        true
+    }
+
     fn names(&self) {
         self.0.lock().unwrap().push(Told::Names);
     }
