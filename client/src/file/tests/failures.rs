@@ -51,6 +51,18 @@ async fn an_error_that_nobody_saw_waits_for_the_next_opener() {
     assert_eq!(next.flush().await, Err(FsError::Stale));
     assert_eq!(keeps_it_alive.fsync().await, Err(FsError::Stale));
     assert_eq!(mount.open(ino).flush().await, Ok(()));
+
+    // Also when no handle was left that could remember it.
+    drop((next, keeps_it_alive));
+    let writer = mount.open(ino);
+    writer.write(0, pattern(2, 1000), false).await.unwrap();
+    drop(writer);
+    mount.files.flush_all().await;
+    while !mount.files.inos().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(mount.open(ino).flush().await, Err(FsError::Stale));
+    assert_eq!(mount.open(ino).flush().await, Ok(()));
 }
 
 #[tokio::test]
