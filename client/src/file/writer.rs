@@ -16,10 +16,10 @@ use tokio::time::Instant;
 /// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
 const RUN_MIN: u32 = 256 << 10;
 
-/// How often a write asks for the right to keep its data before it goes through to the cluster instead.
-const LEASE_ASKS: u32 = 3;
-/// The same for a write to the end: only who has that right knows where the end is.
-const LEASE_ASKS_APPEND: u32 = 200;
+/// How often a write asks for the right to keep its data before it goes through to the cluster instead: some seconds. Until
+/// then it is not seen by anybody; what goes through is seen by its own mount a moment before it has its place among the writes
+/// of others. And only who has the right knows where the end of the file is.
+const LEASE_ASKS: u32 = 200;
 /// Pause between two of these, growing with their number up to ten times this.
 const LEASE_PAUSE: Duration = Duration::from_millis(2);
 /// How long a recall waits for writes that were just given the right: they have the data at hand.
@@ -99,8 +99,7 @@ impl Inode {
         let (at, kept) = loop {
             let must_keep = match position {
                 Position::Page(_) => false,
-                Position::At(_) => asked < LEASE_ASKS,
-                Position::End => asked < LEASE_ASKS_APPEND,
+                Position::At(_) | Position::End => asked < LEASE_ASKS,
             };
             if let Some(done) = self.try_put(position, &data, kill, must_keep).await {
                 break done?;

@@ -130,6 +130,11 @@ impl FileSystem {
     /// For how long the kernel may remember the attributes of an inode that it was just told: at most to the end of the
     /// lease, and not at all without one or without an invalidator.
     pub fn attr_time(&self, ino: Ino) -> Duration {
+        // Of two answers from before and after a write that is not answered yet, the kernel could keep the older one.
+        let writing = |inode: Arc<Inode>| !inode.writing.borrow().is_empty();
+        if self.0.files.known(ino).is_some_and(writing) {
+            return Duration::ZERO;
+        }
         self.0.cache.attr_time(ino)
     }
 
