@@ -448,9 +448,11 @@ fn what_is_cached_costs_no_request_and_yet_changes_show_at_once() {
     };
     let clean = "1\na/f1\n";
     for view in [1, 0] {
+        // Twice: what the other mount brings in during the first pass, because it was looked at, may be asked for once more.
+        assert_eq!(pass(view), clean);
         assert_eq!(pass(view), clean);
         let (start, before) = (Instant::now(), settled_requests(&cluster, views.root(view)));
-        for again in 2..=3 {
+        for again in 3..=4 {
             assert_eq!(pass(view), clean);
             let made = requests(&cluster, views.root(view)) - before;
             let elapsed = start.elapsed();
