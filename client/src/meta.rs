@@ -27,6 +27,26 @@ impl Metadata {
         self.cache.find(query)
     }
 
+    /// Tells the NameNode that the inode is open, and gets its attributes.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone.
+    pub(crate) async fn open(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.ask_attr(ino, Request::Open { ino }).await
+    }
+
+    /// Asks what is answered with an inode's attributes, and keeps them as those of a query.
+    async fn ask_attr(&self, ino: Ino, request: Request) -> Result<Attr, FsError> {
+        let ticket = self.cache.ticket();
+        match self.session.ask(request).await? {
+            Reply::Attr(attr) => {
+                self.cache.store(ticket, &Query::Attr { ino }, &Ok(QueryReply::Attr(attr.clone())));
+                Ok(attr)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Changes the namespace exactly once, and hands the answer to `then`, also if the caller has given up.
     ///
     /// # Errors
@@ -77,15 +97,7 @@ impl Meta for Metadata {
     }
 
     async fn lease(&self, ino: Ino) -> Result<Attr, FsError> {
-        let ticket = self.cache.ticket();
-        match self.session.ask(Request::Lease { ino }).await? {
-            Reply::Attr(attr) => {
-                let answer = Ok(QueryReply::Attr(attr.clone()));
-                self.cache.store(ticket, &Query::Attr { ino }, &answer);
-                Ok(attr)
-            }
-            other => Err(unexpected(&other)),
-        }
+        self.ask_attr(ino, Request::Lease { ino }).await
     }
 }
 

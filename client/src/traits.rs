@@ -1,5 +1,6 @@
 //! The seam between files and the cluster: what [`file`](crate::file) needs, and nothing of how it is done.
 
+use crate::meta::unexpected;
 use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, Ino};
@@ -41,6 +42,13 @@ pub(crate) enum GetError {
 pub(crate) trait Meta: Send + Sync {
     /// Asks the NameNode.
     async fn query(&self, query: Query) -> Result<QueryReply, FsError>;
+    /// Asks for attributes.
+    async fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        match self.query(Query::Attr { ino }).await? {
+            QueryReply::Attr(attr) => Ok(attr),
+            other => Err(unexpected(&other)),
+        }
+    }
     /// Changes the namespace, exactly once. A caller that gives up does not stop it.
     async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError>;
     /// Whether nobody else can have read or changed the file's data, so that changes may wait here.

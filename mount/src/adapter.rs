@@ -441,7 +441,7 @@ impl Filesystem for Adapter {
         self.answer(req, async move { file?.read(offset, size).await }, move |result| match result {
             Ok(data) => {
                 reply.data(&data);
-                fs.keeps_data(ino);
+                fs.data_given(ino);
             }
             Err(e) => reply.error(errno(e)),
         });

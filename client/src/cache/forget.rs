@@ -117,11 +117,7 @@ fn acknowledge_all(recalled: Vec<(u64, Ino)>, session: &Arc<Session>, files: &We
     for recall in recalled {
         match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {
             Some(inode) => {
-                let session = session.clone();
-                runtime.spawn(async move {
-                    inode.flush(false).await;
-                    acknowledge(session, vec![recall]).await;
-                });
+                runtime.spawn(bring_in(inode, session.clone(), recall));
             }
             None => clean.push(recall),
         }
@@ -145,33 +141,39 @@ struct Contended {
 impl Contended {
     async fn recall(self, session: Arc<Session>, recall: (u64, Ino)) {
         self.inode.state().layout.clear();
-        let mut round: Option<(Vec<Range<u64>>, JoinHandle<()>)> = None;
-        loop {
-            let writing = pages(&self.inode.writing.borrow());
-            let (known, rest) = match round.take() {
-                Some((known, rest)) if known == writing => (known, rest),
-                // Others write now: whatever the round before waits for may be theirs.
-                _ => {
-                    let each = join_all(writing.iter().map(|range| self.forget(vec![range.clone()])));
-                    let _ = tokio::time::timeout(UNLOCKED_TIME, each).await;
-                    let rest = self.forget(between(&writing));
-                    (writing, rest)
-                }
-            };
-            let mut rest = rest;
-            if tokio::time::timeout(UNLOCKED_TIME, &mut rest).await.is_ok() {
-                break;
+        while !self.forget_all().await {}
+        bring_in(self.inode, session, recall).await;
+    }
+
+    /// Has the kernel forget the file's data. Gives up when other writes than at the beginning are under way: whatever the kernel
+    /// waits for may be theirs.
+    async fn forget_all(&self) -> bool {
+        let writing = self.pages_under_writes();
+        let each = join_all(writing.iter().map(|range| self.forget(vec![range.clone()])));
+        let _ = tokio::time::timeout(UNLOCKED_TIME, each).await;
+        let mut rest = self.forget(between(&writing));
+        while tokio::time::timeout(UNLOCKED_TIME, &mut rest).await.is_err() {
+            if self.pages_under_writes() != writing {
+                return false;
             }
-            round = Some((known, rest));
         }
-        self.inode.flush(false).await;
-        acknowledge(session, vec![recall]).await;
+        true
+    }
+
+    fn pages_under_writes(&self) -> Vec<Range<u64>> {
+        pages(&self.inode.writing.borrow())
     }
 
     fn forget(&self, ranges: Vec<Range<u64>>) -> JoinHandle<()> {
         let (invalidator, ino) = (self.invalidator.clone(), self.inode.ino);
         spawn_blocking(move || ranges.into_iter().for_each(|range| invalidator.data(ino, range)))
     }
+}
+
+/// Answers a recall as soon as what was kept under the lease is in the cluster.
+async fn bring_in(inode: Arc<Inode>, session: Arc<Session>, recall: (u64, Ino)) {
+    inode.flush(false).await;
+    acknowledge(session, vec![recall]).await;
 }
 
 /// The pages of some ranges, ascending and apart.

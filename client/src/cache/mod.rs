@@ -107,9 +107,8 @@ impl Cache {
     /// A request was answered.
     pub(crate) fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         let mut table = self.table();
-        let lapsed = table.answered(leases, sent_at, Instant::now());
+        table.answered(leases, sent_at, Instant::now());
         self.pass_on(&mut table);
-        self.report(lapsed);
     }
 
     /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it
@@ -142,10 +141,9 @@ impl Cache {
 
     fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
         let mut table = self.table();
-        let lapsed = table.lapse(Instant::now());
+        table.lapse(Instant::now());
         let held = held(&table);
         self.pass_on(&mut table);
-        self.report(lapsed);
         held
     }
 
@@ -181,10 +179,9 @@ impl Cache {
     /// The answer to a question, if it is known for sure.
     pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         let mut table = self.table();
-        let lapsed = table.lapse(Instant::now());
+        table.lapse(Instant::now());
         let found = table.find(query);
         self.pass_on(&mut table);
-        self.report(lapsed);
         found
     }
 
@@ -240,18 +237,15 @@ impl Cache {
         if known(&table) { table.term_left(Instant::now()) } else { Duration::ZERO }
     }
 
-    fn report(&self, lapsed: bool) {
-        if lapsed {
-            tracing::info!("the NameNode was not heard for a lease term: nothing is cached any more");
-            self.lapsed.notify_one();
-        }
-    }
-
-    /// Hands what was dropped to the thread, while the table is locked: so in the order in which it happened.
+    /// Hands on that leases have lapsed, and what was dropped to the thread, while the table is locked: so in the order in which it happened.
     fn pass_on(&self, table: &mut Table) {
         let dropped = table.take_dropped();
         if !dropped.is_empty() {
             self.send(Job::Dropped { dropped, recall: None });
+        }
+        if table.take_lapsed() {
+            tracing::info!("the NameNode was not heard for a lease term: nothing is cached any more");
+            self.lapsed.notify_one();
         }
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Table {
     /// By inode: the last event, or a later one.
     marks: Vec<u64>,
     dropped: Vec<Dropped>,
+    /// Leases have lapsed.
+    lapsed: bool,
 }
 
 /// What is known of an inode; all of it under its lease.
@@ -90,18 +92,17 @@ impl Table {
             events: 1,
             marks: vec![0; MARKS],
             dropped: Vec::new(),
+            lapsed: false,
         }
     }
 
     /// A request that was sent at `sent_at` was answered at `now`: all leases hold for a term from the former, unless
     /// they had ended before the latter.
-    ///
-    /// Returns whether leases had ended.
-    pub(super) fn answered(&mut self, leases: &[LeaseGrant], sent_at: Instant, now: Instant) -> bool {
-        let lapsed = self.lapse(now);
+    pub(super) fn answered(&mut self, leases: &[LeaseGrant], sent_at: Instant, now: Instant) {
+        self.lapse(now);
         let until = sent_at + LEASE_TERM;
         if until <= now {
-            return lapsed;
+            return;
         }
         self.valid_until = Some(self.valid_until.map_or(until, |before| before.max(until)));
         for lease in leases {
@@ -115,17 +116,14 @@ impl Table {
             }
         }
         self.shrink();
-        lapsed
     }
 
-    /// Drops everything if the leases have ended. Returns whether there were any.
-    pub(super) fn lapse(&mut self, now: Instant) -> bool {
-        let lapsed = self.valid_until.is_some_and(|until| now >= until);
-        let held = lapsed && !self.nodes.is_empty();
-        if lapsed {
+    /// Drops everything if the leases have ended.
+    pub(super) fn lapse(&mut self, now: Instant) {
+        if self.valid_until.is_some_and(|until| now >= until) {
+            self.lapsed |= !self.nodes.is_empty();
             self.clear();
         }
-        held
     }
 
     /// How long the leases hold.
@@ -157,6 +155,11 @@ impl Table {
     /// What was dropped since the last call, but for recalls.
     pub(super) fn take_dropped(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether leases have lapsed since the last call.
+    pub(super) fn take_lapsed(&mut self) -> bool {
+        std::mem::take(&mut self.lapsed)
     }
 
     pub(super) fn ticket(&self) -> Ticket {

@@ -33,14 +33,12 @@ impl Files {
         let Some(inode) = self.known(ino) else {
             return attr_of(self.meta.mutate(mutation).await);
         };
-        let Some(size) = size else {
-            return inode.change_attributes(mutation).await;
-        };
-        if size == 0 {
+        if size == Some(0) {
             let mut state = inode.state();
             state.replaced |= state.size() > 0;
         }
-        let (attr, ()) = inode.change(size / CHUNK_SIZE..u64::MAX, mutation, only_attr).await?;
+        let windows = size.map_or(0..0, |size| size / CHUNK_SIZE..u64::MAX);
+        let (attr, ()) = inode.change(windows, mutation, only_attr).await?;
         Ok(attr)
     }
 }
@@ -102,27 +100,7 @@ impl Inode {
         Ok(bytes)
     }
 
-    /// Changes times, mode and owner. What was written before must not overwrite them when it is committed later: it brings
-    /// no times of its own then. Data that are on their way already are waited for.
-    async fn change_attributes(self: &Arc<Self>, mutation: Mutation) -> Result<Attr, FsError> {
-        let inode = Arc::clone(self);
-        let task = async move {
-            let _gate = Arc::clone(&inode.gate).write_owned().await;
-            if !inode.state().set_attributes(&mutation) {
-                inode.flush(false).await;
-            }
-            let attr = attr_of(inode.files.meta.mutate(mutation).await)?;
-            let mut state = inode.state();
-            state.observe_own(&attr);
-            Ok(state.overlaid())
-        };
-        self.files.runtime.spawn(task).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a change of attributes failed");
-            Err(FsError::Io)
-        })
-    }
-
-    /// Commits what is dirty, makes the change, and forgets the layout of the windows that it touches.
+    /// Commits what is dirty, unless only the order matters, makes the change, and forgets the layout of the windows that it touches.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         windows: Range<u64>,
@@ -132,7 +110,10 @@ impl Inode {
         let inode = Arc::clone(self);
         let task = async move {
             let _gate = Arc::clone(&inode.gate).write_owned().await;
-            inode.flush(false).await;
+            let set = inode.state().set_attributes(&mutation);
+            if !set {
+                inode.flush(false).await;
+            }
             let reply = result_of(inode.files.meta.mutate(mutation).await)?;
             let (attr, value) = parse(reply).ok_or_else(unexpected)?;
             let mut state = inode.state();
@@ -147,15 +128,16 @@ impl Inode {
 }
 
 impl State {
-    /// Attributes are about to be set. Returns whether nothing that was written before can overwrite them.
+    /// If nothing but times, mode or owner is about to be set: what was written before must not overwrite them when it is
+    /// committed later, so it brings none along. Returns whether that is all it takes; data that are on their way already bring
+    /// theirs.
     fn set_attributes(&mut self, mutation: &Mutation) -> bool {
-        if self.flushing {
+        let Mutation::SetAttr { set, .. } = mutation else { return false };
+        if set.size.is_some() || self.flushing {
             return false;
         }
         self.attributes_set_at = self.sequence;
-        if let Mutation::SetAttr { set, .. } = mutation
-            && (set.mode.is_some() || set.uid.is_some() || set.gid.is_some())
-        {
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
             // The new mode is as it was asked for.
             self.kill_at = None;
         }

@@ -9,7 +9,7 @@ use super::writer::Position;
 use bytes::Bytes;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, FallocateMode, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, FallocateMode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -235,26 +235,17 @@ impl Inode {
         if meta.is_exclusive(self.ino) {
             return Ok(());
         }
-        for attempt in 1..=REFRESHES {
+        for attempt in 0..REFRESHES {
             if let Some(attr) = meta.current(self.ino) {
                 self.state().observe(&attr);
                 break;
             }
-            match meta.query(Query::Attr { ino: self.ino }).await? {
-                QueryReply::Attr(attr) => self.state().observe(&attr),
-                other => {
-                    tracing::error!(
-                        ?other,
-                        "the NameNode answers a question about attributes with something else"
-                    );
-                    return Err(FsError::Io);
-                }
+            // No lease came with the answer: others are changing the file at this moment. With one, what is read may be kept.
+            if attempt > 0 {
+                tokio::time::sleep(REFRESH_PAUSE).await;
             }
-            // Without a lease, others are changing the file at this moment. With one, what is read may be kept.
-            if meta.current(self.ino).is_some() || attempt == REFRESHES {
-                break;
-            }
-            tokio::time::sleep(REFRESH_PAUSE).await;
+            let attr = meta.attr(self.ino).await?;
+            self.state().observe(&attr);
         }
         Ok(())
     }

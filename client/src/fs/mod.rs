@@ -138,13 +138,11 @@ impl FileSystem {
         self.0.cache.attr_time(ino)
     }
 
-    /// Whether the kernel may keep an inode's data. It must be told to forget what it was given otherwise.
-    pub fn keeps_data(&self, ino: Ino) -> bool {
-        let kept = self.0.cache.is_leased(ino);
-        if !kept {
+    /// The kernel was given data of an inode, and may keep them under a lease only: without one it is told to forget them.
+    pub fn data_given(&self, ino: Ino) {
+        if !self.0.cache.is_leased(ino) {
             self.0.cache.uncovered(ino);
         }
-        kept
     }
 
     /// A change that the kernel asked for has changed attributes that it does not expect: it must ask for them again.

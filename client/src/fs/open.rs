@@ -9,7 +9,6 @@ use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
     Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, SetAttr,
 };
-use quarry_common::wire::session::{Reply, Request};
 use std::sync::Arc;
 
 impl FileSystem {
@@ -25,7 +24,7 @@ impl FileSystem {
             Some(Ok(QueryReply::Attr(attr))) => attr,
             _ => {
                 opened.told();
-                self.register(ino).await?
+                self.0.meta.open(ino).await?
             }
         };
         match attr.kind {
@@ -72,7 +71,7 @@ impl FileSystem {
         let (attr, opened) = made.await??;
         if self.0.session.connections() != connections {
             // The NameNode may have restarted between the creation and its answer, and forgotten who opened it.
-            self.register(attr.ino).await?;
+            self.0.meta.open(attr.ino).await?;
         }
         let file = self.0.files.open(&attr, open);
         opened.keep();
@@ -93,13 +92,5 @@ impl FileSystem {
         kill_suidgid: bool,
     ) -> Result<u64, FsError> {
         to.copy_from(from, from_offset, to_offset, length, kill_suidgid).await
-    }
-
-    /// Tells the NameNode that the inode is open, and gets its attributes.
-    async fn register(&self, ino: Ino) -> Result<Attr, FsError> {
-        match self.0.session.ask(Request::Open { ino }).await? {
-            Reply::Attr(attr) => Ok(attr),
-            other => Err(unexpected(&other)),
-        }
     }
 }

@@ -78,8 +78,7 @@ impl Owner {
     /// A request of the session arrived.
     pub(super) fn renew_leases(&mut self, session: SessionId) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let leasing = &mut self.leasing;
-        let actions = leasing.table.renew(now, session);
+        let actions = self.leasing.table.renew(now, session);
         self.carry_out(actions)
     }
 
@@ -333,11 +332,10 @@ impl Owner {
         inos: impl IntoIterator<Item = Ino>,
     ) -> Result<Vec<LeaseGrant>, Fatal> {
         let now = self.now_ms();
-        let leasing = &mut self.leasing;
         let mut granted = Vec::new();
         let mut todo = Vec::new();
         for ino in inos {
-            let (result, actions) = leasing.table.grant(now, session, ino, mode);
+            let (result, actions) = self.leasing.table.grant(now, session, ino, mode);
             if result.is_ok() {
                 granted.push(LeaseGrant { ino, mode });
             }
@@ -354,8 +352,7 @@ impl Owner {
     /// The client has dropped what recalls asked for; the flag says that it has the inode open.
     pub(super) fn recalls_done(&mut self, session: SessionId, recalls: &[(u64, bool)]) -> Result<(), Fatal> {
         for &(number, open) in recalls {
-            let leasing = &mut self.leasing;
-            let (ino, actions) = leasing.table.ack(session, number);
+            let (ino, actions) = self.leasing.table.ack(session, number);
             if let Some(ino) = ino {
                 if open {
                     self.keep_open(session, ino)?;
@@ -392,45 +389,41 @@ impl Owner {
     /// The session goes on, without any lease.
     pub(super) fn leases_of_resumed(&mut self, session: SessionId) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let leasing = &mut self.leasing;
-        self.reap_due |= leasing.kept.close_all(session);
-        let actions = leasing.table.resume(now, session);
+        self.reap_due |= self.leasing.kept.close_all(session);
+        let actions = self.leasing.table.resume(now, session);
         self.carry_out(actions)
     }
 
     /// The session has ended.
     pub(super) fn leases_of_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
-        let leasing = &mut self.leasing;
-        self.reap_due |= leasing.kept.close_all(session);
-        let actions = leasing.table.end_session(session);
+        self.reap_due |= self.leasing.kept.close_all(session);
+        let actions = self.leasing.table.end_session(session);
         self.carry_out(actions)
     }
 
     /// Ends leases whose holders have not answered in time.
     pub(super) fn tick_leases(&mut self) -> Result<(), Fatal> {
         let now = self.now_ms();
-        let leasing = &mut self.leasing;
-        let actions = leasing.table.tick(now);
+        let actions = self.leasing.table.tick(now);
         self.carry_out(actions)
     }
 
     /// Whether somebody may have the orphan open under a lease. If so its leases are recalled: the answers will tell.
     pub(super) fn is_leased(&mut self, ino: Ino) -> Result<bool, Fatal> {
         let now = self.now_ms();
-        let leasing = &mut self.leasing;
-        if leasing.kept.is_open(ino) || leasing.orphans.contains(&ino) {
+        if self.leasing.kept.is_open(ino) || self.leasing.orphans.contains(&ino) {
             return Ok(true);
         }
-        if leasing.table.holders(ino).next().is_none() {
+        if self.leasing.table.holders(ino).next().is_none() {
             return Ok(false);
         }
         // With too many requests under way, the next look tries again.
-        let Ok((ticket, actions)) = leasing.table.acquire(now, NOBODY, &[(ino, Access::Write)]) else {
+        let Ok((ticket, actions)) = self.leasing.table.acquire(now, NOBODY, &[(ino, Access::Write)]) else {
             self.reap_due = true;
             return Ok(true);
         };
-        leasing.orphans.insert(ino);
-        leasing.parked.insert(ticket, Parked::Orphan(ino));
+        self.leasing.orphans.insert(ino);
+        self.leasing.parked.insert(ticket, Parked::Orphan(ino));
         self.carry_out(actions)?;
         Ok(true)
     }
@@ -463,8 +456,7 @@ impl Owner {
                 // What it changes may have become more while it waited.
                 let now = self.now_ms();
                 let inos = self.footprint(&pending.body)?;
-                let leasing = &mut self.leasing;
-                let mut actions = leasing.table.extend(now, ticket, &inos);
+                let mut actions = self.leasing.table.extend(now, ticket, &inos);
                 actions.ready.retain(|other| *other != ticket);
                 self.carry_out(actions)?;
                 self.go_ahead_or_park(ticket, pending);

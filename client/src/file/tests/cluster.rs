@@ -241,10 +241,7 @@ impl Meta for Cluster {
     }
 
     async fn lease(&self, ino: Ino) -> Result<Attr, FsError> {
-        match self.query(Query::Attr { ino }).await? {
-            QueryReply::Attr(attr) => Ok(attr),
-            other => panic!("{other:?}"),
-        }
+        Meta::attr(self, ino).await
     }
 }
 
