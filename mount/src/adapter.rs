@@ -90,10 +90,10 @@ impl Adapter {
         let (fs, name) = (self.fs.clone(), name.to_vec());
         move |result| match result {
             Ok(attr) => {
-                let time = fs.entry_time(parent, &name);
+                let time = fs.entry_time(parent, &name, Some(attr.ino));
                 reply.entry_with_ttls(&NO_TIME, &time, &convert::file_attr(&attr), GENERATION);
             }
-            Err(FsError::NotFound) => match fs.entry_time(parent, &name) {
+            Err(FsError::NotFound) => match fs.entry_time(parent, &name, None) {
                 Duration::ZERO => reply.error(Errno::ENOENT),
                 // The inode number 0 says that there is none, for that time.
                 time => reply.entry_with_ttls(&NO_TIME, &time, &convert::no_inode(), GENERATION),

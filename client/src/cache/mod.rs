@@ -219,11 +219,12 @@ impl Cache {
         self.time(|table| table.has_attr(ino))
     }
 
-    /// For how long the kernel may remember a name, or that there is none, without asking.
-    pub(crate) fn entry_time(&self, parent: Ino, name: &[u8]) -> Duration {
+    /// For how long the kernel may remember, without asking, that a name stands for this inode, or for none. Not at all if that
+    /// is not what is known: an answer may come to its caller late, when another has followed it.
+    pub(crate) fn entry_time(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> Duration {
         match self.invalidator.get() {
             Some(invalidator) if invalidator.can_forget_names() => {
-                self.time(|table| table.has_name(parent, name))
+                self.time(|table| table.has_name(parent, name, ino))
             }
             _ => Duration::ZERO,
         }

@@ -205,10 +205,12 @@ impl Table {
         self.nodes.get(&ino).is_some_and(|node| node.leased && node.attr.is_some())
     }
 
-    pub(super) fn has_name(&self, parent: Ino, name: &[u8]) -> bool {
+    /// A name is known to stand for this inode, or for none.
+    pub(super) fn has_name(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> bool {
         let Some(node) = self.nodes.get(&parent).filter(|node| node.leased) else { return false };
+        let said = ino.map_or(Known::Absent, Known::Inode);
         // One copy of a short name, in exchange for a plain map.
-        node.names.get(&Name::from(name)).is_some_and(|known| *known != Known::Nothing)
+        node.names.get(&Name::from(name)) == Some(&said)
     }
 
     fn shrink(&mut self) {

@@ -106,6 +106,21 @@ fn the_end_of_the_term_drops_everything_before_a_later_answer_extends_it() {
 }
 
 #[test]
+fn a_late_answer_is_not_taken_for_what_is_known_by_now() {
+    let now = Instant::now();
+    let mut t = table(now);
+    let asked = t.ticket();
+    // Another mount replaced the name, and somebody here has looked again since.
+    t.recall(DIR);
+    t.answered(&[shared(DIR), shared(Ino(77))], now, now);
+    let again = t.ticket();
+    t.store(again, &lookup("f"), &Ok(QueryReply::Attr(attr(Ino(77), 1))));
+    t.store(asked, &lookup("f"), &Ok(QueryReply::Attr(attr(Ino(66), 1))));
+    assert!(t.has_name(DIR, b"f", Some(Ino(77))));
+    assert!(!t.has_name(DIR, b"f", Some(Ino(66))) && !t.has_name(DIR, b"f", None));
+}
+
+#[test]
 fn renames_move_what_is_known() {
     let now = Instant::now();
     let rename = |mode| Mutation::Rename {
@@ -231,7 +246,7 @@ async fn under_leases_nothing_is_asked_twice_and_a_recall_is_acknowledged_after_
         look(&fs).await;
     }
     assert_eq!(queries(&world), asked);
-    assert!(fs.attr_time(ino) > Duration::ZERO && fs.entry_time(Ino::ROOT, b"none") > Duration::ZERO);
+    assert!(fs.attr_time(ino) > Duration::ZERO && fs.entry_time(Ino::ROOT, b"none", None) > Duration::ZERO);
     assert!(fs.attr_time(ino) <= LEASE_TERM);
 
     let open = fs.open(ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
@@ -249,7 +264,7 @@ async fn under_leases_nothing_is_asked_twice_and_a_recall_is_acknowledged_after_
     world.namenode.until(|state| state.recalled.len() == 2).await;
     assert_eq!(world.namenode.state().recalled[1], (number, false));
     assert_eq!(kernel.0.lock().unwrap()[1..], [Told::Inode(Ino::ROOT), Told::Names]);
-    assert_eq!(fs.entry_time(Ino::ROOT, b"none"), Duration::ZERO);
+    assert_eq!(fs.entry_time(Ino::ROOT, b"none", None), Duration::ZERO);
 }
 
 #[tokio::test]

@@ -150,9 +150,9 @@ impl FileSystem {
         self.0.cache.forget_attributes(ino);
     }
 
-    /// For how long the kernel may remember a name that it was just told, or that there is none.
-    pub fn entry_time(&self, parent: Ino, name: &[u8]) -> Duration {
-        self.0.cache.entry_time(parent, name)
+    /// For how long the kernel may remember that a name stands for the inode that it was just told, or for none.
+    pub fn entry_time(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> Duration {
+        self.0.cache.entry_time(parent, name, ino)
     }
 
     /// Sends what is not yet in the cluster, waits until it is on the disks, and ends the session.
