@@ -57,7 +57,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = quarry_common::telemetry::init(&cli.log, cli.log_json) {
+    if let Err(error) = quarry_host::telemetry::init(&cli.log, cli.log_json) {
         eprintln!("quarry: {error:#}");
         return ExitCode::from(2);
     }

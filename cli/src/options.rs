@@ -3,8 +3,8 @@
 //! Each role has one struct of optional settings that clap fills from flags and environment and serde from the file.
 
 use anyhow::Context;
-use quarry_common::config;
-use quarry_common::identity::CertPaths;
+use quarry_host::config;
+use quarry_net::identity::CertPaths;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 

@@ -10,8 +10,8 @@
 //! ```
 
 use crate::error::ClientError;
-use quarry_common::config;
-use quarry_common::identity::CertPaths;
+use quarry_host::config;
+use quarry_net::identity::CertPaths;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

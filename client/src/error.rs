@@ -1,7 +1,7 @@
 //! Why there is no file system to use.
 
-use quarry_common::config::ConfigError;
-use quarry_common::transport::TransportError;
+use quarry_host::config::ConfigError;
+use quarry_net::transport::TransportError;
 
 /// Why a client cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,8 @@
-//! What every part of Quarry shares: ids, limits, checksums, the wire types and the transport.
+//! What every part of Quarry shares and what is pure: ids, limits, checksums and the types that cross the network.
 //!
-//! This crate knows no role. It never depends on another crate of the workspace.
+//! This crate knows no role, does no I/O and reads no clock. It never depends on another crate of the workspace.
 
 pub mod checksum;
-pub mod clock;
-pub mod config;
-pub mod crashsafe;
-pub mod frame;
-pub mod identity;
 pub mod ids;
 pub mod limits;
-pub mod rpc;
-pub mod telemetry;
-pub mod transport;
 pub mod wire;

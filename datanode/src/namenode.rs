@@ -2,16 +2,16 @@
 
 use crate::store::Store;
 use async_trait::async_trait;
-use quarry_common::identity::Role;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::COMMIT_SLICES_MAX;
-use quarry_common::rpc::{NodeProtocol, Observer, RpcClient, RpcError};
-use quarry_common::transport::{Expect, Transport, TransportError};
 use quarry_common::wire::cluster::{
     HEARTBEAT_GROUPS_MAX, Heartbeat, NodeReply, NodeRequest, NodeState, Placement, RegisterNode,
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
+use quarry_net::identity::Role;
+use quarry_net::rpc::{NodeProtocol, Observer, RpcClient, RpcError};
+use quarry_net::transport::{Expect, Transport, TransportError};
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

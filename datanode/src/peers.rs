@@ -1,9 +1,9 @@
 //! Connections to other DataNodes, one for each node, made when they are needed.
 
-use quarry_common::identity::Role;
 use quarry_common::ids::NodeId;
-use quarry_common::transport::{Connection, Expect, Transport, TransportError};
 use quarry_common::wire::data::ChainHop;
+use quarry_net::identity::Role;
+use quarry_net::transport::{Connection, Expect, Transport, TransportError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

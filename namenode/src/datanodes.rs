@@ -1,12 +1,12 @@
 //! Asking DataNodes: a connection to each that is needed, a stream for each request.
 
 use crate::owner::Target;
-use quarry_common::frame;
-use quarry_common::identity::Role;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
-use quarry_common::transport::{Connection, Expect, Transport, TransportError};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, IDS_MAX};
 use quarry_common::wire::error::ServiceError;
+use quarry_net::frame;
+use quarry_net::identity::Role;
+use quarry_net::transport::{Connection, Expect, Transport, TransportError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

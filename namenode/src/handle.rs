@@ -2,12 +2,12 @@
 
 use crate::owner::Owner;
 use quarry_common::ids::NodeId;
-use quarry_common::rpc::{NodeProtocol, Pusher, Replier, SessionProtocol};
-use quarry_common::transport::Connection;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::Request;
 use quarry_namenode_core::{Body, Outcome};
+use quarry_net::rpc::{NodeProtocol, Pusher, Replier, SessionProtocol};
+use quarry_net::transport::Connection;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 

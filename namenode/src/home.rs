@@ -10,8 +10,8 @@
 //! `namenode.toml` is written last of all that a first start makes, so a directory without it holds nothing that counts.
 
 use anyhow::{Context, bail};
-use quarry_common::crashsafe;
 use quarry_common::ids::NameNodeId;
+use quarry_host::crashsafe;
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

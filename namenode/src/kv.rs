@@ -12,7 +12,7 @@
 //! durable transaction, and then replaces it.
 
 use quarry_common::checksum::crc32c;
-use quarry_common::crashsafe::fsync_dir;
+use quarry_host::crashsafe::fsync_dir;
 use quarry_namenode_core::{Base, BaseError, Overlay, Pair};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,

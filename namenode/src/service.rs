@@ -1,13 +1,13 @@
 //! The network's side: who may speak which protocol, and the way from a connection to the owner.
 
 use crate::handle::{Handle, Introduction};
-use quarry_common::frame;
-use quarry_common::identity::Role;
 use quarry_common::ids::NodeId;
-use quarry_common::rpc::{self, NodeProtocol, Peer, Replier, Service, SessionProtocol};
-use quarry_common::transport::{Connection, Listener};
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::session::Request;
+use quarry_net::frame;
+use quarry_net::identity::Role;
+use quarry_net::rpc::{self, NodeProtocol, Peer, Replier, Service, SessionProtocol};
+use quarry_net::transport::{Connection, Listener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;

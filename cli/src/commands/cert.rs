@@ -1,7 +1,7 @@
 //! `quarry cert`
 
 use clap::{Args, Subcommand};
-use quarry_common::identity::Role;
+use quarry_net::identity::Role;
 use std::path::PathBuf;
 
 #[derive(Subcommand)]
@@ -33,7 +33,7 @@ pub(crate) struct Issue {
 impl Cert {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let Self::Issue(c) = self;
-        let paths = quarry_common::identity::issue(&c.dir, c.role, &c.id, &c.hosts, &c.out)?;
+        let paths = quarry_net::identity::issue(&c.dir, c.role, &c.id, &c.hosts, &c.out)?;
         println!("{} {}: {}", c.role, c.id, paths.cert.display());
         Ok(())
     }

@@ -16,7 +16,7 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        quarry_common::identity::init_ca(&self.dir, &self.name)?;
+        quarry_net::identity::init_ca(&self.dir, &self.name)?;
         println!("The certificate authority of cluster `{}` is in {}.", self.name, self.dir.display());
         println!(
             "Next: quarry cert issue {} --role namenode --id 1 --host HOST --out DIR",

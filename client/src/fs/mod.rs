@@ -16,11 +16,11 @@ use crate::meta::Metadata;
 use crate::session::{Events, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
 use async_trait::async_trait;
-use quarry_common::clock::SystemClock;
 use quarry_common::ids::Ino;
-use quarry_common::transport::Transport;
 use quarry_common::wire::fs::StatFs;
 use quarry_common::wire::session::{LeaseGrant, Push};
+use quarry_host::clock::SystemClock;
+use quarry_net::transport::Transport;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 

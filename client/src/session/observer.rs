@@ -1,8 +1,8 @@
 //! Passes on what arrives on one connection, until that is given up.
 
 use super::Events;
-use quarry_common::rpc::{Observer, SessionProtocol};
 use quarry_common::wire::session::{Push, Response};
+use quarry_net::rpc::{Observer, SessionProtocol};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 

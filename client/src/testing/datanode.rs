@@ -3,12 +3,12 @@
 use super::Server;
 use bytes::{Bytes, BytesMut};
 use quarry_common::checksum::{block_crcs, sha256};
-use quarry_common::frame;
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::limits::BLOCK_SIZE;
-use quarry_common::transport::{Connection, Stream, Transport, TransportError};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, WriteChunk};
 use quarry_common::wire::error::ServiceError;
+use quarry_net::frame;
+use quarry_net::transport::{Connection, Stream, Transport, TransportError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 

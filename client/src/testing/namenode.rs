@@ -2,8 +2,6 @@
 
 use futures::FutureExt;
 use quarry_common::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
-use quarry_common::rpc::{self, Peer, Pusher, Replier, Service, SessionProtocol};
-use quarry_common::transport::Connection;
 use quarry_common::wire::cluster::{NodeState, Placement, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{
@@ -13,6 +11,8 @@ use quarry_common::wire::fs::{
 use quarry_common::wire::session::{
     ChunkGrant, LeaseGrant, LeaseMode, Lock, LockKind, Push, Reply, Request, Response,
 };
+use quarry_net::rpc::{self, Peer, Pusher, Replier, Service, SessionProtocol};
+use quarry_net::transport::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,9 +1,9 @@
 //! Connections to DataNodes, one each, and what experience tells about the node.
 
-use quarry_common::identity::Role;
 use quarry_common::ids::NodeId;
-use quarry_common::transport::{Connection, Expect, Transport};
 use quarry_common::wire::cluster::Node;
+use quarry_net::identity::Role;
+use quarry_net::transport::{Connection, Expect, Transport};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,12 +3,12 @@
 use super::nodes::DataNode;
 use bytes::{Bytes, BytesMut};
 use quarry_common::checksum::crc32c;
-use quarry_common::frame;
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
-use quarry_common::transport::{RecvStream, Stream, TransportError};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, WriteChunk};
 use quarry_common::wire::error::ServiceError;
+use quarry_net::frame;
+use quarry_net::transport::{RecvStream, Stream, TransportError};
 use std::future::Future;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The conversation of a client with the NameNode: one connection, one long stream.
 //!
 //! Requests are pipelined. Answers and pushes travel back on the same ordered stream, so a recall can never
-//! overtake the answer that granted the lease. See [`crate::rpc`] for the frames.
+//! overtake the answer that granted the lease. The crate `quarry-net` has the frames (`rpc`).
 
 use super::changes::ChangeEvent;
 use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};

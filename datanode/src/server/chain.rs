@@ -3,10 +3,10 @@
 use crate::namenode::NameNode;
 use crate::peers::{Found, Peers};
 use bytes::Bytes;
-use quarry_common::frame;
 use quarry_common::ids::NodeId;
-use quarry_common::transport::{Connection, Stream, TransportError};
 use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, DataResponse, WriteChunk};
+use quarry_net::frame;
+use quarry_net::transport::{Connection, Stream, TransportError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

@@ -3,13 +3,13 @@
 use crate::testing::{Cluster, chunk, data, file_of, ids};
 use bytes::Bytes;
 use quarry_common::checksum::{block_crcs, sha256};
-use quarry_common::identity::Role;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
 use quarry_common::wire::cluster::{Node, NodeState, Placement};
 use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, IDS_MAX, WriteChunk};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::ChunkInfo;
+use quarry_net::identity::Role;
 use rustix::io::Errno;
 
 const FULL: usize = CHUNK_SIZE as usize;

@@ -2,12 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 use quarry_common::checksum::{block_crcs, sha256};
-use quarry_common::frame;
-use quarry_common::identity::Role;
 use quarry_common::ids::{ChunkId, PgId};
-use quarry_common::transport::{Connection, Expect, Stream, Transport, TransportError};
 use quarry_common::wire::cluster::GroupDigest;
 use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, DataResponse, WriteChunk};
+use quarry_net::frame;
+use quarry_net::identity::Role;
+use quarry_net::transport::{Connection, Expect, Stream, Transport, TransportError};
 use std::sync::Arc;
 
 /// A connection to a node.

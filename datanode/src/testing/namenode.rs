@@ -1,11 +1,11 @@
 //! A NameNode that notes what it is told.
 
-use quarry_common::frame;
 use quarry_common::ids::ChunkId;
-use quarry_common::rpc::{NodeProtocol, Peer, Replier, Service, serve};
-use quarry_common::transport::{Connection, Listener, Transport};
 use quarry_common::wire::cluster::{Heartbeat, NodeReply, NodeRequest, Placement, RegisterNode};
 use quarry_common::wire::fs::ChunkInfo;
+use quarry_net::frame;
+use quarry_net::rpc::{NodeProtocol, Peer, Replier, Service, serve};
+use quarry_net::transport::{Connection, Listener, Transport};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,11 +1,6 @@
 //! A NameNode in this process, and scripted clients and DataNodes.
 
-use quarry_common::frame;
-use quarry_common::identity::{Credentials, Role, init_ca, issue};
 use quarry_common::ids::{Ino, NodeId, SessionId};
-use quarry_common::rpc::{NodeProtocol, Observer, RpcClient, SessionProtocol};
-use quarry_common::transport::quic::QuicTransport;
-use quarry_common::transport::{Connection, Expect, Transport};
 use quarry_common::wire::cluster::{
     ClusterStatus, Heartbeat, NodeReply, NodeRequest, NodeState, RegisterNode,
 };
@@ -13,6 +8,11 @@ use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Attr, Caller, Mutation, MutationReply, NewNode, Query, QueryReply};
 use quarry_common::wire::session::{ClientInfo, Lock, LockKind, Push, Reply, Request, Response};
 use quarry_namenode::NameNodeConfig;
+use quarry_net::frame;
+use quarry_net::identity::{Credentials, Role, init_ca, issue};
+use quarry_net::rpc::{NodeProtocol, Observer, RpcClient, SessionProtocol};
+use quarry_net::transport::quic::QuicTransport;
+use quarry_net::transport::{Connection, Expect, Transport};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -116,7 +116,7 @@ impl Bench {
 }
 
 pub(crate) fn transport_of(dir: &Path) -> Arc<dyn Transport> {
-    let paths = quarry_common::identity::CertPaths {
+    let paths = quarry_net::identity::CertPaths {
         ca: dir.join("ca.pem"),
         cert: dir.join("cert.pem"),
         key: dir.join("key.pem"),

@@ -1,12 +1,12 @@
 //! Sessions, retries, and who may ask what.
 
 use crate::bench::{Bench, DEADLINE, create, dial, eventually, file, unlink};
-use quarry_common::identity::Role;
 use quarry_common::ids::Ino;
-use quarry_common::rpc::{Observer, RpcClient, SessionProtocol};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{NewNode, QueryReply};
 use quarry_common::wire::session::{Push, Reply, Request, Response};
+use quarry_net::identity::Role;
+use quarry_net::rpc::{Observer, RpcClient, SessionProtocol};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -11,9 +11,9 @@
 use super::checked_count;
 use crate::options::read_file;
 use anyhow::{Context, bail};
-use quarry_common::crashsafe;
-use quarry_common::identity::{self, Role};
 use quarry_common::wire::cluster::Replication;
+use quarry_host::crashsafe;
+use quarry_net::identity::{self, Role};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;

@@ -5,7 +5,6 @@ use crate::file::open_file::{OpenFile, OpenMode};
 use crate::traits::{ChunkIo, GetError, Meta, MutateError};
 use async_trait::async_trait;
 use bytes::Bytes;
-use quarry_common::clock::SystemClock;
 use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
@@ -14,6 +13,7 @@ use quarry_common::wire::fs::{
     Attr, Caller, ChunkInfo, Mutation, MutationReply, NewChunk, NewNode, Query, QueryReply, Timestamp, Window,
 };
 use quarry_common::wire::session::ClientInfo;
+use quarry_host::clock::SystemClock;
 use quarry_namenode_core::{Body, Command, GroupChange, MemoryBase, Outcome, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

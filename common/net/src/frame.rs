@@ -1,8 +1,8 @@
 //! Length-prefixed postcard frames on a stream: a 4-byte little-endian length, then so many bytes.
 
-use crate::limits::FRAME_MAX;
 use crate::transport::{RecvStream, SendStream, TransportError};
 use bytes::Bytes;
+use quarry_common::limits::FRAME_MAX;
 use serde::{Serialize, de::DeserializeOwned};
 
 const PREFIX: usize = 4;
@@ -112,7 +112,7 @@ mod tests {
         #[test]
         fn bytes_from_the_network_never_panic(body in hostile()) {
             use crate::rpc::{NodeProtocol, Protocol};
-            use crate::wire::{cluster, data, error, fs, session};
+            use quarry_common::wire::{cluster, data, error, fs, session};
             survives::<session::Request>(&body);
             survives::<session::Response>(&body);
             survives::<session::Reply>(&body);
@@ -135,9 +135,9 @@ mod tests {
 
         #[test]
         fn what_is_encoded_comes_back(id: u64, offset: u32, length: u32) {
-            let request = crate::wire::data::DataRequest::Read { id: crate::ids::ChunkId(id), offset, length };
+            let request = quarry_common::wire::data::DataRequest::Read { id: quarry_common::ids::ChunkId(id), offset, length };
             let frame = encode(&request).unwrap();
-            prop_assert_eq!(decode::<crate::wire::data::DataRequest>(&frame[PREFIX..]).unwrap(), request);
+            prop_assert_eq!(decode::<quarry_common::wire::data::DataRequest>(&frame[PREFIX..]).unwrap(), request);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The cluster's certificate authority.
 
 use super::{CertPaths, Identity, IdentityError, Role, identity_of};
-use crate::crashsafe;
+use quarry_host::crashsafe;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,

@@ -7,7 +7,7 @@
 //! 2. Each side's certificate is verified against the cluster's authority by webpki; the client also asks that
 //!    the server's certificate names `<role>.<cluster>.quarry`, so a DataNode cannot pose as a NameNode ([`tls`]).
 //! 3. Both read the identity from the peer's certificate and compare the cluster, the client also the expected id.
-//! 4. The server opens a stream with its [`WIRE_VERSION`](crate::wire::WIRE_VERSION). Only then does the client take the connection for good:
+//! 4. The server opens a stream with its [`WIRE_VERSION`](quarry_common::wire::WIRE_VERSION). Only then does the client take the connection for good:
 //!    in TLS 1.3 a client is done before the server has looked at its certificate, so without this step a refusal
 //!    would surface later as a broken connection, without its reason. It is the version check of connections
 //!    without a long conversation, too.

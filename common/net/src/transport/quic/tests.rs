@@ -3,10 +3,10 @@
 use super::*;
 use crate::frame;
 use crate::identity::{CertPaths, Role, init_ca, issue};
-use crate::limits::FRAME_MAX;
 use crate::transport::Stream;
-use crate::wire::data::DataRequest;
 use bytes::Bytes;
+use quarry_common::limits::FRAME_MAX;
+use quarry_common::wire::data::DataRequest;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -207,7 +207,7 @@ async fn a_frame_of_garbage_is_malformed_and_an_oversize_one_is_not_waited_for()
 #[tokio::test]
 async fn a_frame_goes_over_a_stream() {
     let p = pair().await;
-    let request = DataRequest::Digest { pg: crate::ids::PgId(7) };
+    let request = DataRequest::Digest { pg: quarry_common::ids::PgId(7) };
     let mut sender = p.client.open().await.unwrap();
     frame::write_frame(sender.send.as_mut(), &request).await.unwrap();
     let mut receiver = p.server.accept().await.unwrap();

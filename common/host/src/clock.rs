@@ -1,6 +1,6 @@
 //! The time, behind a trait, so that a simulation can bring its own.
 
-use crate::wire::fs::Timestamp;
+use quarry_common::wire::fs::Timestamp;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time.

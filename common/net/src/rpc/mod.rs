@@ -12,9 +12,9 @@ pub use server::{Peer, Pusher, Replier, Service, serve};
 
 use crate::frame;
 use crate::transport::{RecvStream, TransportError, check_version};
-use crate::wire::WIRE_VERSION;
-use crate::wire::error::ServiceError;
 use bytes::Bytes;
+use quarry_common::wire::WIRE_VERSION;
+use quarry_common::wire::error::ServiceError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -35,9 +35,9 @@ pub struct SessionProtocol;
 
 impl Protocol for SessionProtocol {
     const NAME: &'static str = "session";
-    type Request = crate::wire::session::Request;
-    type Response = crate::wire::session::Response;
-    type Push = crate::wire::session::Push;
+    type Request = quarry_common::wire::session::Request;
+    type Response = quarry_common::wire::session::Response;
+    type Push = quarry_common::wire::session::Push;
 }
 
 /// DataNode and NameNode.
@@ -45,8 +45,8 @@ pub struct NodeProtocol;
 
 impl Protocol for NodeProtocol {
     const NAME: &'static str = "node";
-    type Request = crate::wire::cluster::NodeRequest;
-    type Response = Result<crate::wire::cluster::NodeReply, ServiceError>;
+    type Request = quarry_common::wire::cluster::NodeRequest;
+    type Response = Result<quarry_common::wire::cluster::NodeReply, ServiceError>;
     type Push = ();
 }
 

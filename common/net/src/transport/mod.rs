@@ -5,9 +5,9 @@
 pub mod quic;
 
 use crate::identity::{Identity, Role};
-use crate::wire::WIRE_VERSION;
 use async_trait::async_trait;
 use bytes::Bytes;
+use quarry_common::wire::WIRE_VERSION;
 use std::net::SocketAddr;
 use std::sync::Arc;
 

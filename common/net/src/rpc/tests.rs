@@ -195,7 +195,7 @@ async fn served_with(frames: &[Bytes]) -> String {
 #[tokio::test]
 async fn nonsense_ends_the_conversation_with_a_reason() {
     let garbage = Bytes::from_static(&[3, 0, 0, 0, 9, 9, 9]);
-    let too_long = Bytes::copy_from_slice(&(crate::limits::FRAME_MAX as u32 + 1).to_le_bytes());
+    let too_long = Bytes::copy_from_slice(&(quarry_common::limits::FRAME_MAX as u32 + 1).to_le_bytes());
     let answer = encode(Kind::Response, 1, &7u64).unwrap();
     let rest = encode(Kind::Request, 1, &(7u64, 7u64)).unwrap();
     for bad in [garbage, too_long, answer, rest] {
