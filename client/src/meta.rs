@@ -1,14 +1,14 @@
 //! Metadata: requests to the NameNode, by kind.
 
 use crate::cache::Cache;
+use crate::error::{MutateError, unexpected};
 use crate::session::Session;
-use crate::traits::{Meta, MutateError};
+use crate::traits::Meta;
 use async_trait::async_trait;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::{Reply, Request};
-use std::fmt::Debug;
 use std::sync::Arc;
 
 /// Asks the NameNode what the cache does not know.
@@ -99,10 +99,4 @@ impl Meta for Metadata {
     async fn lease(&self, ino: Ino) -> Result<Attr, FsError> {
         self.ask_attr(ino, Request::Lease { ino }).await
     }
-}
-
-/// An answer that does not belong to its question.
-pub(crate) fn unexpected(answer: &dyn Debug) -> FsError {
-    tracing::error!(?answer, "the NameNode answers with something else");
-    FsError::Io
 }

@@ -1,41 +1,11 @@
 //! The seam between files and the cluster: what [`file`](crate::file) needs, and nothing of how it is done.
 
-use crate::meta::unexpected;
+use crate::error::{GetError, MutateError, unexpected};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, Ino};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, NewChunk, Query, QueryReply};
-
-/// Why a mutation was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum MutateError {
-    /// The operation failed.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// A chunk of a commit is not held by all who must: put its data again as a new chunk.
-    #[error("chunk {chunk} must be written again: {reason}")]
-    RewriteChunk {
-        /// Which.
-        chunk: ChunkId,
-        /// For the log.
-        reason: String,
-    },
-    /// The window that a commit replaces is no longer the one that was read.
-    #[error("the window changed meanwhile")]
-    WindowChanged,
-}
-
-/// Why a chunk cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum GetError {
-    /// Every member says that it is not there: the layout that named it is old, read it again.
-    #[error("no member has the chunk")]
-    Gone,
-    /// The operation failed.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-}
 
 /// Metadata: waits for a cluster that is away.
 #[async_trait]

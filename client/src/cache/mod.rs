@@ -19,7 +19,7 @@ pub(crate) use forget::Forgetter;
 #[cfg(test)]
 mod tests;
 
-use crate::traits::MutateError;
+use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;

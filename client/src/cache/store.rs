@@ -2,7 +2,7 @@
 
 use super::Ticket;
 use super::table::{Known, Page, Table};
-use crate::traits::MutateError;
+use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{

@@ -5,7 +5,7 @@
 
 use super::files::Files;
 use super::inode::{Inode, State};
-use crate::traits::MutateError;
+use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::error::FsError;

@@ -5,7 +5,7 @@ use super::inode::{Inode, State};
 use super::jobs::{About, JobWindow};
 use super::layout::Change;
 use super::resolve::WINDOW;
-use crate::traits::MutateError;
+use crate::error::MutateError;
 use bytes::Bytes;
 use quarry_common::ids::WindowIndex;
 use quarry_common::limits::CHUNK_SIZE;

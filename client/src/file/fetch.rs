@@ -1,7 +1,8 @@
 //! Getting bytes of chunks: from the cache, from a transfer that is under way already, or by a new one.
 
 use super::cache::{BLOCK, BlockCache};
-use crate::traits::{ChunkIo, GetError};
+use crate::error::GetError;
+use crate::traits::ChunkIo;
 use bytes::Bytes;
 use quarry_common::ids::ChunkId;
 use quarry_common::wire::error::FsError;

@@ -4,7 +4,7 @@ use super::inode::Inode;
 use super::load::LOADS_MAX;
 use super::reader::{GONE_PAUSE, wanted};
 use super::resolve::{Resolver, Segment, Source, WINDOW};
-use crate::traits::GetError;
+use crate::error::GetError;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use quarry_common::wire::error::FsError;

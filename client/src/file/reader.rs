@@ -4,7 +4,7 @@ use super::fetch::Wanted;
 use super::inode::Inode;
 use super::load::LOADS_MAX;
 use super::resolve::{Resolver, Segment, Source, WINDOW};
-use crate::traits::GetError;
+use crate::error::GetError;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use quarry_common::limits::CHUNK_SIZE;

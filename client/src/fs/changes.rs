@@ -1,7 +1,7 @@
 //! The feed of changes.
 
 use super::FileSystem;
-use crate::meta::unexpected;
+use crate::error::unexpected;
 use quarry_common::ids::Ino;
 use quarry_common::wire::changes::ChangeEvent;
 use quarry_common::wire::error::FsError;

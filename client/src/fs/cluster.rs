@@ -1,7 +1,7 @@
 //! The cluster as a whole, and where the data of a file is.
 
 use super::FileSystem;
-use crate::meta::unexpected;
+use crate::error::unexpected;
 use crate::traits::Meta;
 use crate::transfer::ask_placement;
 use quarry_common::ids::{ChunkId, Ino, WindowIndex};

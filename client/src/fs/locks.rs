@@ -1,7 +1,7 @@
 //! Locks.
 
 use super::FileSystem;
-use crate::meta::unexpected;
+use crate::error::unexpected;
 use crate::session::Session;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;

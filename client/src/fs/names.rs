@@ -1,8 +1,9 @@
 //! Names, attributes and what hangs on them.
 
 use super::FileSystem;
-use crate::meta::unexpected;
-use crate::traits::{Meta, MutateError};
+use crate::error::MutateError;
+use crate::error::unexpected;
+use crate::traits::Meta;
 use quarry_common::ids::Ino;
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::error::FsError;

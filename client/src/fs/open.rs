@@ -1,9 +1,9 @@
 //! Opening files.
 
 use super::FileSystem;
+use crate::error::MutateError;
+use crate::error::unexpected;
 use crate::file::{OpenFile, OpenMode};
-use crate::meta::unexpected;
-use crate::traits::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{

@@ -23,7 +23,7 @@ mod tests;
 use crate::backoff::Backoff;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::traits::MutateError;
+use crate::error::MutateError;
 use async_trait::async_trait;
 use locks::Locks;
 use opens::Opens;

@@ -5,7 +5,7 @@ use super::placement::Table;
 use super::wire::{self, Failure};
 use super::{PAUSE_FIRST, PAUSE_MAX, Transfer};
 use crate::backoff::Backoff;
-use crate::traits::GetError;
+use crate::error::GetError;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;

@@ -19,8 +19,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use crate::error::GetError;
 use crate::session::Session;
-use crate::traits::{ChunkIo, GetError};
+use crate::traits::ChunkIo;
 use async_trait::async_trait;
 use bytes::Bytes;
 use grants::Grants;

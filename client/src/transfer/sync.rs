@@ -5,7 +5,7 @@ use super::placement::Table;
 use super::wire::{self, Failure};
 use super::{PAUSE_FIRST, PAUSE_MAX, Transfer};
 use crate::backoff::Backoff;
-use crate::traits::GetError;
+use crate::error::GetError;
 use futures::future::join_all;
 use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::{ChunkId, NodeId};

@@ -2,9 +2,10 @@
 
 use super::Transfer;
 use super::placement::{PlacementCache, follow};
+use crate::error::GetError;
 use crate::session::{Events, Session};
 use crate::testing::{Mood, World};
-use crate::traits::{ChunkIo, GetError};
+use crate::traits::ChunkIo;
 use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::checksum::sha256;

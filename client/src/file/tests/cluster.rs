@@ -1,8 +1,9 @@
 //! The cluster in memory.
 
+use crate::error::{GetError, MutateError};
 use crate::file::files::{Files, FilesConfig};
 use crate::file::open_file::{OpenFile, OpenMode};
-use crate::traits::{ChunkIo, GetError, Meta, MutateError};
+use crate::traits::{ChunkIo, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId, WindowIndex};
