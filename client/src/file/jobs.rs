@@ -3,9 +3,9 @@
 use super::extents::{ExtentMap, runs};
 use super::inode::{Flying, State};
 use super::layout::Known;
-use super::resolve::WINDOW;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX, SLICES_MERGE_AT};
+use quarry_common::slices::WINDOW;
 use quarry_common::wire::fs::Timestamp;
 use std::ops::Range;
 

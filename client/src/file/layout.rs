@@ -4,8 +4,8 @@
 //! was not made here calls [`LayoutCache::clear`]. Answers that were asked for before a change may arrive after it;
 //! `epoch` tells them.
 
-use super::resolve::is_sound;
 use quarry_common::limits::SLICES_MAX;
+use quarry_common::slices::is_sound;
 use quarry_common::wire::fs::{Slice, Window};
 use std::collections::BTreeMap;
 use std::ops::Range;

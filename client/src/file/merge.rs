@@ -3,10 +3,11 @@
 use super::inode::Inode;
 use super::load::LOADS_MAX;
 use super::reader::{GONE_PAUSE, wanted};
-use super::resolve::{Resolver, Segment, Source, WINDOW};
+use super::resolve::{Resolver, Segment, Source};
 use crate::error::GetError;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
+use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::Slice;
 use std::sync::Arc;

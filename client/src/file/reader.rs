@@ -3,11 +3,12 @@
 use super::fetch::Wanted;
 use super::inode::Inode;
 use super::load::LOADS_MAX;
-use super::resolve::{Resolver, Segment, Source, WINDOW};
+use super::resolve::{Resolver, Segment, Source};
 use crate::error::GetError;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,12 +2,9 @@
 
 use bytes::Bytes;
 use quarry_common::ids::ChunkId;
-use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::slices::{self, Gaps};
 use quarry_common::wire::fs::Slice;
 use std::ops::Range;
-
-/// Bytes of a window.
-pub(crate) const WINDOW: u32 = CHUNK_SIZE as u32;
 
 /// Where the bytes of a segment come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +28,13 @@ pub(crate) struct Segment {
 
 /// What is still to be found of a range of a window, newest layer first.
 pub(crate) struct Resolver {
-    gaps: Vec<Range<u32>>,
+    gaps: Gaps,
     found: Vec<Segment>,
 }
 
 impl Resolver {
     pub(crate) fn new(range: Range<u32>) -> Self {
-        Self { gaps: vec![range], found: Vec::new() }
+        Self { gaps: Gaps::new(range), found: Vec::new() }
     }
 
     /// Nothing is left to look for in older layers.
@@ -56,16 +53,16 @@ impl Resolver {
     }
 
     /// Puts the slices of a window, newest last, under what is there.
-    pub(crate) fn slices(&mut self, slices: &[Slice]) {
-        for slice in slices.iter().rev() {
+    pub(crate) fn slices(&mut self, list: &[Slice]) {
+        for slice in list.iter().rev() {
             if self.is_complete() {
                 break;
             }
-            self.layer(slice.position..slice.position + slice.length, |part| match slice.chunk {
+            self.layer(slices::range(slice), |part| match slice.chunk {
                 None => Source::Zero,
                 Some(id) => {
                     let offset = slice.chunk_offset + (part.start - slice.position);
-                    Source::Chunk { id, offset, known_end: known_end(slices, id) }
+                    Source::Chunk { id, offset, known_end: known_end(list, id) }
                 }
             });
         }
@@ -85,24 +82,11 @@ impl Resolver {
     }
 
     fn layer(&mut self, range: Range<u32>, source: impl Fn(Range<u32>) -> Source) {
-        let first = self.gaps.partition_point(|gap| gap.end <= range.start);
-        let last = self.gaps.partition_point(|gap| gap.start < range.end);
-        if first >= last {
-            return;
-        }
-        let mut left = Vec::new();
-        for gap in &self.gaps[first..last] {
-            let part = gap.start.max(range.start)..gap.end.min(range.end);
-            if gap.start < part.start {
-                left.push(gap.start..part.start);
-            }
-            if part.end < gap.end {
-                left.push(part.end..gap.end);
-            }
+        let Self { gaps, found } = self;
+        gaps.cover(range, |part| {
             let (position, length) = (part.start, part.end - part.start);
-            self.found.push(Segment { position, length, source: source(part) });
-        }
-        self.gaps.splice(first..last, left);
+            found.push(Segment { position, length, source: source(part) });
+        });
     }
 }
 
@@ -110,12 +94,6 @@ impl Resolver {
 fn known_end(slices: &[Slice], id: ChunkId) -> u32 {
     let same = slices.iter().filter(|s| s.chunk == Some(id));
     same.map(|s| s.chunk_offset + s.length).max().unwrap_or(0)
-}
-
-/// Whether a slice from the network lies within its window and, as far as that can be told, within its chunk.
-pub(crate) fn is_sound(slice: &Slice) -> bool {
-    let fits = |start: u32| start.checked_add(slice.length).is_some_and(|end| end <= WINDOW);
-    slice.length > 0 && fits(slice.position) && fits(slice.chunk_offset)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use super::inode::{Inode, State};
 use super::load::LOADS_MAX;
-use super::resolve::{Resolver, Source, WINDOW};
+use super::resolve::{Resolver, Source};
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 
 /// What to look for.

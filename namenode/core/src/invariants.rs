@@ -5,7 +5,6 @@
 use crate::acl;
 use crate::error::StateError;
 use crate::records::{Content, FileContent, Inode, Usage};
-use crate::slices;
 use crate::state::State;
 use crate::store::Store;
 use crate::tables::{
@@ -14,6 +13,7 @@ use crate::tables::{
 };
 use quarry_common::ids::{ChunkId, Ino, SessionId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
+use quarry_common::slices;
 use quarry_common::wire::fs::{Name, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -25,7 +25,6 @@ pub mod membership;
 mod ops;
 pub mod placement;
 mod records;
-mod slices;
 mod state;
 mod store;
 mod tables;

@@ -4,10 +4,10 @@ use super::Fsck;
 use crate::base::BaseError;
 use crate::health::mix;
 use crate::records::{ChunkRecord, Content, FileContent, WindowRecord};
-use crate::slices;
 use crate::tables::{ChunkKey, CursorKey, GroupKey, InodeKey, OwnerKey, RetiredKey, WindowKey};
 use quarry_common::ids::{ChunkId, Ino, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
+use quarry_common::slices;
 use quarry_common::wire::fs::Slice;
 
 /// The file whose windows pass by.

@@ -7,12 +7,12 @@ use super::windows::{self, Change};
 use crate::command::Effect;
 use crate::error::StateError;
 use crate::records::{Content, FileContent, Inode, WindowRecord};
-use crate::slices;
 use crate::store::Store;
 use crate::tables::{InodeKey, OrphanKey, OwnerKey, WindowKey};
 use crate::tx::{Tx, file_mut, file_ref};
 use quarry_common::ids::{Ino, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::slices;
 use std::collections::BTreeMap;
 
 /// Windows that are freed, or moved, at once (1 GiB of file): some milliseconds of work.

@@ -3,12 +3,12 @@
 use crate::chunks::References;
 use crate::error::StateError;
 use crate::records::{FileContent, Inode, WindowRecord};
-use crate::slices::{self, WINDOW};
 use crate::store::Store;
 use crate::tables::WindowKey;
 use crate::tx::{Tx, file_mut, file_ref};
 use quarry_common::ids::{ChunkId, Ino, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::slices::{self, WINDOW};
 use quarry_common::wire::fs::{ChunkInfo, Slice};
 use std::collections::BTreeMap;
 use std::ops::Range;

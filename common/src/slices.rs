@@ -3,26 +3,26 @@
 //! Lists are kept short: a slice that is hidden altogether is dropped, one that is cut at an end is shortened, zeros
 //! that hide nothing are dropped, and neighbours that continue one another in the same chunk become one.
 
-use quarry_common::limits::CHUNK_SIZE;
-use quarry_common::wire::fs::Slice;
+use crate::limits::CHUNK_SIZE;
+use crate::wire::fs::Slice;
 use std::ops::Range;
 
 /// Bytes of a window.
-pub(crate) const WINDOW: u32 = CHUNK_SIZE as u32;
+pub const WINDOW: u32 = CHUNK_SIZE as u32;
 
 /// The slice's bytes within the window.
-pub(crate) fn range(slice: &Slice) -> Range<u32> {
+pub fn range(slice: &Slice) -> Range<u32> {
     slice.position..slice.position + slice.length
 }
 
 /// Whether a slice from the network is within its window and, as far as that can be told, within its chunk.
-pub(crate) fn is_sound(slice: &Slice) -> bool {
+pub fn is_sound(slice: &Slice) -> bool {
     let fits = |start: u32| start.checked_add(slice.length).is_some_and(|end| end <= WINDOW);
     slice.length > 0 && fits(slice.position) && fits(slice.chunk_offset)
 }
 
 /// Drops, shortens and joins what can be, without changing the data. Returns the bytes that are no hole.
-pub(crate) fn normalise(list: &mut Vec<Slice>) -> u64 {
+pub fn normalise(list: &mut Vec<Slice>) -> u64 {
     drop_hidden(list);
     drop_idle_zeros(list);
     join_neighbours(list);
@@ -30,11 +30,11 @@ pub(crate) fn normalise(list: &mut Vec<Slice>) -> u64 {
 }
 
 /// What the list shows: pieces with data, disjoint and in order of position.
-pub(crate) fn visible(list: &[Slice]) -> Vec<Slice> {
+pub fn visible(list: &[Slice]) -> Vec<Slice> {
     let mut pieces = Vec::with_capacity(list.len());
-    let mut covered = Covered::default();
+    let mut gaps = Gaps::new(0..WINDOW);
     for slice in list.iter().rev() {
-        covered.add(range(slice), |gap| {
+        gaps.cover(range(slice), |gap| {
             if slice.chunk.is_some() {
                 pieces.push(part(slice, gap));
             }
@@ -45,7 +45,7 @@ pub(crate) fn visible(list: &[Slice]) -> Vec<Slice> {
 }
 
 /// Makes a range zero.
-pub(crate) fn punch(list: &mut Vec<Slice>, hole: Range<u32>) {
+pub fn punch(list: &mut Vec<Slice>, hole: Range<u32>) {
     let mut inside = false;
     list.retain_mut(|slice| {
         let have = range(slice);
@@ -71,7 +71,7 @@ pub(crate) fn punch(list: &mut Vec<Slice>, hole: Range<u32>) {
 }
 
 /// The part of a slice that lies in `within`, a range inside it.
-pub(crate) fn part(slice: &Slice, within: Range<u32>) -> Slice {
+pub fn part(slice: &Slice, within: Range<u32>) -> Slice {
     let skipped = within.start - slice.position;
     Slice {
         position: within.start,
@@ -83,10 +83,10 @@ pub(crate) fn part(slice: &Slice, within: Range<u32>) -> Slice {
 
 /// Drops every slice of which newer ones leave nothing to see.
 fn drop_hidden(list: &mut Vec<Slice>) {
-    let mut covered = Covered::default();
+    let mut gaps = Gaps::new(0..WINDOW);
     let mut seen = vec![false; list.len()];
     for (slice, seen) in list.iter().zip(&mut seen).rev() {
-        covered.add(range(slice), |_| *seen = true);
+        gaps.cover(range(slice), |_| *seen = true);
     }
     let mut seen = seen.into_iter();
     list.retain(|_| seen.next().expect("one flag per slice"));
@@ -122,37 +122,58 @@ fn join_neighbours(list: &mut Vec<Slice>) {
     });
 }
 
-/// A set of positions as disjoint ranges in order.
-#[derive(Default)]
-struct Covered(Vec<Range<u32>>);
+/// The positions of a range that no layer has covered yet, as disjoint ranges in order. Layers come newest first, so each
+/// shows where the ones before it left a gap.
+#[derive(Clone, Debug)]
+pub struct Gaps(Vec<Range<u32>>);
 
-impl Covered {
-    /// Adds a range and gives the parts of it that were not there before, in order.
-    fn add(&mut self, range: Range<u32>, mut new: impl FnMut(Range<u32>)) {
-        // The ranges that touch the new one melt into it.
-        let first = self.0.partition_point(|r| r.end < range.start);
-        let last = self.0.partition_point(|r| r.start <= range.end);
-        let mut at = range.start;
-        for old in &self.0[first..last] {
-            if at < old.start {
-                new(at..old.start);
+impl Gaps {
+    /// All of a range.
+    pub fn new(range: Range<u32>) -> Self {
+        Self(vec![range])
+    }
+
+    /// Whether older layers show nowhere.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Covers a range and passes the parts of it that were gaps to `shown`, in order.
+    pub fn cover(&mut self, range: Range<u32>, mut shown: impl FnMut(Range<u32>)) {
+        let first = self.0.partition_point(|gap| gap.end <= range.start);
+        let last = self.0.partition_point(|gap| gap.start < range.end);
+        if first >= last {
+            return;
+        }
+        let mut left = Vec::new();
+        for gap in &self.0[first..last] {
+            let part = gap.start.max(range.start)..gap.end.min(range.end);
+            if gap.start < part.start {
+                left.push(gap.start..part.start);
             }
-            at = at.max(old.end);
+            if part.end < gap.end {
+                left.push(part.end..gap.end);
+            }
+            shown(part);
         }
-        if at < range.end {
-            new(at..range.end);
-        }
-        let start = self.0[first..last].first().map_or(range.start, |r| r.start.min(range.start));
-        let end = self.0[first..last].last().map_or(range.end, |r| r.end.max(range.end));
-        self.0.splice(first..last, std::iter::once(start..end));
+        self.0.splice(first..last, left);
+    }
+}
+
+impl IntoIterator for Gaps {
+    type Item = Range<u32>;
+    type IntoIter = std::vec::IntoIter<Range<u32>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ChunkId;
     use proptest::prelude::*;
-    use quarry_common::ids::ChunkId;
 
     /// What each byte of a small window shows: its chunk and the offset there.
     fn model(list: &[Slice]) -> Vec<Option<(u64, u32)>> {
