@@ -43,6 +43,11 @@ id! {
     SessionId(u64)
 }
 id! {
+    /// The generation of a lease: one uninterrupted period of ownership. Never repeated, also not by a later run of the
+    /// NameNode; later grants have greater numbers. 0 is no lease.
+    LeaseGeneration(u64)
+}
+id! {
     /// The index of a 2 MiB window of a file: `offset / CHUNK_SIZE`.
     WindowIndex(u64)
 }

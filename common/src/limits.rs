@@ -46,6 +46,13 @@ pub const SESSION_RENEW: Duration = Duration::from_millis(1500);
 /// How long a lease lasts after its last renewal, and so the longest that a dead client delays another.
 pub const LEASE_TERM: Duration = Duration::from_secs(5);
 
+/// Exclusive leases that one [`ResumeSession`](crate::wire::session::Request::ResumeSession) reclaims: 20 bytes each, so
+/// that the request fits a frame beside open files and locks.
+pub const RECLAIMS_MAX: usize = 16_384;
+/// How long a holder that answers a recall by committing what it buffered may take for it. Each commit moves the end of
+/// the lease by one term, up to this long after the recall.
+pub const RECALL_MAX: Duration = Duration::from_secs(30);
+
 /// DataNodes send a heartbeat this often.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// No heartbeat for this long: suspect, not chosen for writes.

@@ -186,7 +186,12 @@ async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<
     } else if cluster != config.cluster {
         bail!("{} belongs to cluster `{cluster}`, not `{}`", config.dir.display(), config.cluster);
     }
-    running.owner.ask(|owner| owner.caught_up_with_log()).await?;
+    let run = match running.owner.propose(Body::BeginRun).await? {
+        Ok(Outcome::Run(run)) => run,
+        Ok(other) => bail!("cannot begin to serve: {other:?}"),
+        Err(refused) => bail!("cannot begin to serve: {refused}"),
+    };
+    running.owner.ask(move |owner| owner.caught_up_with_log(run)).await?;
     Ok(())
 }
 

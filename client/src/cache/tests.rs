@@ -5,7 +5,7 @@ use super::{Invalidator, Ticket};
 use crate::file::OpenMode;
 use crate::fs::FileSystem;
 use crate::testing::World;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
@@ -34,7 +34,7 @@ fn lookup(name: &str) -> Query {
 }
 
 fn shared(ino: Ino) -> LeaseGrant {
-    LeaseGrant { ino, mode: LeaseMode::Shared }
+    LeaseGrant { ino, mode: LeaseMode::Shared, generation: LeaseGeneration(1) }
 }
 
 /// A table that knows `f` in the directory, and that there is no `g`.

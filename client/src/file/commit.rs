@@ -148,6 +148,7 @@ fn make_commit(inode: &Inode, jobs: &[Prepared]) -> Commit {
         size_at_least: about().map(|a| a.size).max().unwrap_or(0),
         mtime: about().filter_map(|a| a.mtime).max(),
         kill_suidgid: about().any(|a| a.kill_at.is_some()),
+        lease: None,
     }
 }
 

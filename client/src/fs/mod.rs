@@ -78,6 +78,8 @@ impl Events for Hub {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
             Push::Recall { number, ino, keep: _ } => self.recall(number, ino),
+            // Whatever it names: without any cache nothing broken is served.
+            Push::Lost(_) => self.cache.disconnected(),
         }
     }
 

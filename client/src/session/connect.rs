@@ -176,7 +176,7 @@ impl Inner {
         let (mut open, mut locks) = (self.opens.all(), self.locks.all());
         let more_open = open.split_off(open.len().min(RESUMED_OPENS));
         let more_locks = locks.split_off(locks.len().min(RESUMED_LOCKS));
-        match ask(client, Request::ResumeSession { session, open, locks }).await? {
+        match ask(client, Request::ResumeSession { session, open, locks, leases: Vec::new() }).await? {
             Ok(Reply::Session { session, .. }) => {
                 self.register(client, more_open).await?;
                 for (ino, lock) in more_locks {

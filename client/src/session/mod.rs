@@ -328,7 +328,11 @@ impl Inner {
             .await;
         match &result {
             // These did not use up the number.
-            Err(ServiceError::BadRequest(_) | ServiceError::Unauthorised(_)) => {}
+            Err(
+                ServiceError::BadRequest(_)
+                | ServiceError::Unauthorised(_)
+                | ServiceError::SlotMismatch { .. },
+            ) => {}
             _ => slot.used(),
         }
         match result {

@@ -49,7 +49,7 @@ async fn renew(inner: &Inner, live: &super::Live) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match live.client.call(Request::Renew, RENEW_TIMEOUT).await.map(|r| r.result) {
+        match live.client.call(Request::Renew { acknowledged: 0 }, RENEW_TIMEOUT).await.map(|r| r.result) {
             Ok(Ok(_)) => {}
             Ok(Err(ServiceError::SessionExpired)) => return forget(inner, live.session),
             Ok(Err(ServiceError::NotLeader { leader })) => return inner.redirect(live, leader),

@@ -1,7 +1,7 @@
 //! A NameNode that remembers slots and little else, and can be told to misbehave.
 
 use futures::FutureExt;
-use quarry_common::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
+use quarry_common::ids::{ChunkId, Ino, LeaseGeneration, NodeId, PgId, SessionId};
 use quarry_common::wire::cluster::{NodeState, Placement, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{
@@ -9,7 +9,7 @@ use quarry_common::wire::fs::{
     WindowCommit,
 };
 use quarry_common::wire::session::{
-    ChunkGrant, LeaseGrant, LeaseMode, Lock, LockKind, Push, Reply, Request, Response,
+    ChunkGrant, LeaseGrant, LeaseMode, Lock, LockKind, Losses, Push, Reply, Request, Response,
 };
 use quarry_net::rpc::{self, Peer, Pusher, Replier, Service, SessionProtocol};
 use quarry_net::transport::Connection;
@@ -276,14 +276,18 @@ impl State {
         if self.leases {
             leases = granted(&request)
                 .into_iter()
-                .map(|ino| LeaseGrant { ino, mode: LeaseMode::Shared })
+                .map(|ino| LeaseGrant { ino, mode: LeaseMode::Shared, generation: LeaseGeneration(1) })
                 .collect();
         }
         let result = self.carry_out(peer, pusher, request);
         if self.leases
             && let Ok(Reply::Query(QueryReply::Attr(attr)) | Reply::Attr(attr)) = &result
         {
-            leases.push(LeaseGrant { ino: attr.ino, mode: LeaseMode::Shared });
+            leases.push(LeaseGrant {
+                ino: attr.ino,
+                mode: LeaseMode::Shared,
+                generation: LeaseGeneration(1),
+            });
         }
         Response { result, leases }
     }
@@ -301,7 +305,7 @@ impl State {
                 self.sessions.insert(session, FakeSession::default());
                 Ok(self.attach(peer, pusher, session))
             }
-            Request::ResumeSession { session, open, locks } => {
+            Request::ResumeSession { session, open, locks, leases: _ } => {
                 let known = self.sessions.get_mut(&session).ok_or(ServiceError::SessionExpired)?;
                 known.open = open.into_iter().collect();
                 known.locks = locks;
@@ -317,7 +321,12 @@ impl State {
 
     fn attach(&mut self, peer: u64, pusher: Option<Pusher<SessionProtocol>>, session: SessionId) -> Reply {
         self.peers.insert(peer, (session, pusher.expect("a session is never held back")));
-        Reply::Session { session, cluster: "c".into(), default_replication: Replication::Factor(3) }
+        Reply::Session {
+            session,
+            cluster: "c".into(),
+            default_replication: Replication::Factor(3),
+            losses: Losses::default(),
+        }
     }
 
     fn in_session(&mut self, id: SessionId, request: Request) -> Result<Reply, ServiceError> {
@@ -328,7 +337,7 @@ impl State {
                 self.sessions.remove(&id);
                 return Ok(Reply::Done);
             }
-            Request::Renew => Ok(Reply::Done),
+            Request::Renew { .. } => Ok(Reply::Renewed(Losses::default())),
             Request::Query(query) => self.query(&query).map(Reply::Query).map_err(Into::into),
             Request::Mutate { slot, sequence, mutation } => {
                 let last = session.slots.get(&slot).map_or(0, |(last, _)| *last);
@@ -340,7 +349,7 @@ impl State {
                     session.slots.insert(slot, (sequence, result.clone()));
                     result.map(Reply::Mutation)
                 } else {
-                    Err(ServiceError::BadRequest(format!("slot {slot} is at {last}, not before {sequence}")))
+                    Err(ServiceError::SlotMismatch { slot, last })
                 }
             }
             Request::Open { ino } => self.attr(ino).map_err(ServiceError::from).map(|attr| {

@@ -178,7 +178,7 @@ async fn a_new_member_gets_chunks_from_the_moment_the_client_knows_of_it() {
     assert_eq!(holders(&t.put(FILE, data(10), false).await.unwrap()), [1, 2]);
     world.place(&[&[1, 2, 3]]);
     // A push travels in order with answers.
-    t.session.ask(Request::Renew).await.unwrap();
+    t.session.ask(Request::Renew { acknowledged: 0 }).await.unwrap();
     assert_eq!(holders(&t.put(FILE, data(10), false).await.unwrap()), [1, 2, 3]);
 }
 

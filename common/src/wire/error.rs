@@ -106,6 +106,19 @@ pub enum ServiceError {
     /// The session ended; what it held is freed. Open a new one.
     #[error("the session has expired")]
     SessionExpired,
+    /// The lease under which the change was buffered is broken: another session may have read or changed the inode
+    /// since. The change is never to be tried again under another lease.
+    #[error("the lease under which this was buffered is broken")]
+    Fenced,
+    /// The sequence number is neither the slot's next nor its last one. The request was not carried out and uses no
+    /// number up.
+    #[error("slot {slot} is at {last}")]
+    SlotMismatch {
+        /// The slot.
+        slot: u16,
+        /// The sequence number of its last mutation.
+        last: u64,
+    },
     /// Not every serving member of the group acknowledged the chunk, or the grant of its id ran out:
     /// write the data again as a new chunk.
     #[error("chunk {chunk} must be written again: {reason}")]

@@ -4,7 +4,7 @@
 //! is durable and applied; it carries a slot and a number, so that a retry gets the first answer again.
 
 use super::bytestring::ByteString;
-use crate::ids::{ChunkId, Ino, NodeId, WindowIndex};
+use crate::ids::{ChunkId, Ino, LeaseGeneration, NodeId, WindowIndex};
 use serde::{Deserialize, Serialize};
 
 /// A name in a directory: any bytes but `/` and NUL, 1 to 255 of them, neither `.` nor `..`.
@@ -218,6 +218,9 @@ pub struct Commit {
     pub mtime: Option<Timestamp>,
     /// Clear suid and sgid as [`SetAttr::kill_suidgid`].
     pub kill_suidgid: bool,
+    /// The exclusive lease under which the program's call returned before this commit; `None`: the call waits for the
+    /// commit (write-through). [`Fenced`](super::error::ServiceError::Fenced) if that lease is broken.
+    pub lease: Option<LeaseGeneration>,
 }
 
 /// What fallocate(2) is asked for.

@@ -7,7 +7,7 @@ use super::changes::ChangeEvent;
 use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
 use super::error::ServiceError;
 use super::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
-use crate::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
+use crate::ids::{ChunkId, Ino, LeaseGeneration, NodeId, PgId, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// A request of a client.
@@ -16,7 +16,8 @@ pub enum Request {
     /// Opens a session on this connection. Answer: [`Reply::Session`].
     OpenSession(ClientInfo),
     /// Continues a session on a new connection, within its lifetime, by the same certificate. The lists
-    /// restore what the NameNode keeps only in memory. Answer: [`Reply::Session`] or `SessionExpired`.
+    /// restore what the NameNode keeps only in memory. Recalls of reclaimed leases that the client did not acknowledge are
+    /// pushed again. Answer: [`Reply::Session`] or `SessionExpired`.
     ResumeSession {
         /// Which session.
         session: SessionId,
@@ -24,11 +25,18 @@ pub enum Request {
         open: Vec<Ino>,
         /// Locks that the client holds.
         locks: Vec<(Ino, Lock)>,
+        /// Exclusive leases that the client wants back, those with buffered changes first, at most
+        /// [`RECLAIMS_MAX`](crate::limits::RECLAIMS_MAX). The client gives up every other lease.
+        leases: Vec<LeaseId>,
     },
     /// Ends the session: locks and open-unlinked files are freed at once. Answer: [`Reply::Done`].
     CloseSession,
-    /// Shows that the client lives; any other request does as well. Answer: [`Reply::Done`].
-    Renew,
+    /// Shows that the client lives; any other request does as well. Answer: [`Reply::Renewed`].
+    Renew {
+        /// [`Losses::number`] of the losses that the client has taken note of: what they name is dropped, and no commit
+        /// under it is under way.
+        acknowledged: u64,
+    },
     /// Answer: [`Reply::Query`].
     Query(Query),
     /// Answer: [`Reply::Mutation`]. A slot carries one mutation at a time, `sequence` grows by one with each;
@@ -40,6 +48,16 @@ pub enum Request {
         sequence: u64,
         /// What to change.
         mutation: Mutation,
+    },
+    /// What became of a mutation of a session of this client that has ended. Answer: [`Reply::Fate`], or `BadRequest`
+    /// while that session lives: its own slot answers.
+    Fate {
+        /// The session that ended.
+        session: SessionId,
+        /// Its slot.
+        slot: u16,
+        /// The mutation's number in the slot.
+        sequence: u64,
     },
     /// The session has the inode open (at least once): it outlives its last name until `Close`.
     /// Answer: [`Reply::Attr`], or `Stale` when it is gone.
@@ -188,13 +206,52 @@ pub enum LeaseMode {
 }
 
 /// The right to cache an inode for [`LEASE_TERM`](crate::limits::LEASE_TERM) after the holder sent the last
-/// request that was answered.
+/// request that was answered. Names the lease as the session has it, which may be stronger than the request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseGrant {
     /// Inode.
     pub ino: Ino,
     /// How.
     pub mode: LeaseMode,
+    /// Stays the same while the lease lasts; a shared lease that becomes exclusive gets a new one.
+    pub generation: LeaseGeneration,
+}
+
+/// Names one lease of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseId {
+    /// Inode.
+    pub ino: Ino,
+    /// Generation.
+    pub generation: LeaseGeneration,
+}
+
+/// What a session has lost and has not [acknowledged](Request::Renew) yet. The client drops what it cached and buffered
+/// under these leases. An answer renews all leases that no losses named before it on the same connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Grows with each loss of the session; 0: none so far.
+    pub number: u64,
+    /// Broken leases, at most [`LOSSES_MAX`].
+    pub leases: Vec<LeaseId>,
+    /// Every lease of the session with a smaller generation is broken as well.
+    pub below: LeaseGeneration,
+    /// Files on which locks could not be restored by a resumption.
+    pub locks: Vec<Ino>,
+}
+
+/// Broken leases that one session may have unacknowledged. Beyond that all its leases are broken.
+pub const LOSSES_MAX: usize = 1024;
+
+/// What became of a mutation whose session has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// It was carried out, with this answer.
+    Answered(Box<Result<MutationReply, ServiceError>>),
+    /// It was not carried out and never will be: it may be sent again in the new session.
+    Never,
+    /// The NameNode no longer knows.
+    Unknown,
 }
 
 /// The answer to a request: what was asked for, and leases granted with it.
@@ -215,7 +272,10 @@ pub enum Reply {
         session: SessionId,
         cluster: String,
         default_replication: super::cluster::Replication,
+        losses: Losses,
     },
+    Renewed(Losses),
+    Fate(Fate),
     Query(QueryReply),
     Mutation(MutationReply),
     Attr(Attr),
@@ -249,6 +309,8 @@ pub enum Push {
         /// What may stay.
         keep: Option<LeaseMode>,
     },
+    /// Leases of the session are broken. Comes before every later answer on this connection.
+    Lost(Losses),
     /// The table of placement groups changed: ask for it before the next write.
     PlacementChanged {
         /// Its new version.

@@ -26,6 +26,8 @@ pub enum Body {
         /// Policy where no directory says otherwise.
         default_replication: Replication,
     },
+    /// A NameNode begins to serve. Outcome: [`Outcome::Run`].
+    BeginRun,
     /// A client's change of the namespace. Outcome: [`Outcome::Mutation`].
     Mutate {
         /// Whose.
@@ -103,6 +105,8 @@ pub struct GroupChange {
 pub enum Outcome {
     /// To the client.
     Mutation(Result<MutationReply, ServiceError>),
+    /// The number of this run: greater than that of all earlier ones.
+    Run(u64),
     /// A new session.
     Session(SessionId),
     /// `count` consecutive ids from `first` on are the proposer's to hand out.

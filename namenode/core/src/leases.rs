@@ -35,9 +35,9 @@
 
 mod tickets;
 
-use quarry_common::ids::{Ino, SessionId};
+use quarry_common::ids::{Ino, LeaseGeneration, SessionId};
 use quarry_common::limits::LEASE_TERM;
-use quarry_common::wire::session::LeaseMode;
+use quarry_common::wire::session::{LeaseGrant, LeaseMode};
 use std::collections::{BTreeMap, BTreeSet};
 use tickets::Tickets;
 
@@ -45,6 +45,9 @@ pub use tickets::{Access, Ticket};
 
 /// Leases that the table holds by default: some 200 bytes each.
 pub const LEASES_MAX: usize = 1 << 20;
+/// Bits of a generation that number the grants of one run: a million a second for twelve days would use them up, and the
+/// bits above would still grow.
+const GRANT_BITS: u32 = 40;
 /// What clocks of two machines may differ by in one term, and then some: 5 %.
 pub const MARGIN_MS: u64 = 250;
 /// Least recently granted leases that each grant recalls when the table is nearly full: two, so that it shrinks.
@@ -119,6 +122,7 @@ pub struct Overloaded;
 #[derive(Debug)]
 struct Lease {
     mode: LeaseMode,
+    generation: LeaseGeneration,
     /// Its place in the order of grants.
     used: u64,
     /// In the order of their numbers: at most one that keeps a shared lease and one that keeps nothing.
@@ -156,6 +160,8 @@ pub struct LeaseTable {
     /// Leases that are not being recalled, in the order of their grants.
     order: BTreeMap<u64, (Ino, SessionId)>,
     last_used: u64,
+    /// The greatest generation so far.
+    generation: LeaseGeneration,
     /// Of leases that are being recalled: the first outstanding recall's.
     deadlines: BTreeSet<(u64, Ino, SessionId)>,
     /// Sessions from before the start that have not resumed: they may hold anything, until `former_until`.
@@ -170,15 +176,20 @@ fn conflicts(access: Access, mode: LeaseMode) -> bool {
 }
 
 impl LeaseTable {
-    /// A table without leases. `former` are the sessions that the NameNode knew before it started: until they resume,
+    /// A table without leases in the NameNode's run of this number, which generations begin with. `former` are the sessions that the NameNode knew before it started: until they resume,
     /// end, or one term has passed, they may hold leases of which nothing is known.
-    pub fn new(config: LeaseConfig, now: u64, former: impl IntoIterator<Item = SessionId>) -> Self {
+    ///
+    /// # Panics
+    /// When the run's number does not fit its bits: a start per second for half a year.
+    pub fn new(config: LeaseConfig, now: u64, run: u64, former: impl IntoIterator<Item = SessionId>) -> Self {
+        assert!(run < 1 << (u64::BITS - GRANT_BITS), "run {run} of the NameNode");
         Self {
             config,
             leases: BTreeMap::new(),
             holders: BTreeMap::new(),
             order: BTreeMap::new(),
             last_used: 0,
+            generation: LeaseGeneration(run << GRANT_BITS),
             deadlines: BTreeSet::new(),
             former: former.into_iter().collect(),
             former_until: now + config.term_ms + config.margin_ms,
@@ -284,7 +295,7 @@ impl LeaseTable {
     }
 
     /// Grants a lease to go with an answer, or makes one that the session has stronger; a weaker one than it has changes
-    /// nothing. The session's request must have been [renewed](Self::renew).
+    /// nothing. Gives the lease as the session has it now. The session's request must have been [renewed](Self::renew).
     ///
     /// # Errors
     /// When it cannot be had now; the actions are to be done in any case.
@@ -294,7 +305,7 @@ impl LeaseTable {
         session: SessionId,
         ino: Ino,
         mode: LeaseMode,
-    ) -> (Result<(), Refusal>, Actions) {
+    ) -> (Result<LeaseGrant, Refusal>, Actions) {
         let mut actions = Actions::default();
         let result = self.try_grant(now, session, ino, mode, &mut actions);
         // From seven eighths on, so that the table is full only while clients do not answer.
@@ -401,7 +412,7 @@ impl LeaseTable {
         ino: Ino,
         mode: LeaseMode,
         actions: &mut Actions,
-    ) -> Result<(), Refusal> {
+    ) -> Result<LeaseGrant, Refusal> {
         if self.former.iter().any(|s| *s != session) {
             return Err(Refusal::Starting);
         }
@@ -424,22 +435,27 @@ impl LeaseTable {
         if !self.leases.contains_key(&(ino, session)) && self.leases.len() >= self.config.budget {
             return Err(Refusal::Full);
         }
-        self.put(ino, session, mode);
-        Ok(())
+        Ok(self.put(ino, session, mode))
     }
 
-    fn put(&mut self, ino: Ino, session: SessionId, mode: LeaseMode) {
+    fn put(&mut self, ino: Ino, session: SessionId, mode: LeaseMode) -> LeaseGrant {
         self.last_used += 1;
         let used = self.last_used;
-        let new = Lease { mode, used, recalls: Vec::new() };
+        let next = LeaseGeneration(self.generation.0 + 1);
+        let new = Lease { mode, generation: next, used, recalls: Vec::new() };
         let lease = self.leases.entry((ino, session)).or_insert(new);
-        lease.mode = lease.mode.max(mode);
+        if lease.mode < mode {
+            (lease.mode, lease.generation) = (mode, next);
+        }
+        self.generation = self.generation.max(lease.generation);
+        let granted = LeaseGrant { ino, mode: lease.mode, generation: lease.generation };
         self.order.remove(&lease.used);
         lease.used = used;
         self.order.insert(used, (ino, session));
         if let Some(holder) = self.holders.get_mut(&session) {
             holder.inos.insert(ino);
         }
+        granted
     }
 
     /// Recalls the leases that were granted longest ago, but not the one just granted.

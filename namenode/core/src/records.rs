@@ -24,6 +24,8 @@ pub struct Meta {
     pub default_replication: Replication,
     /// The next new inode's number.
     pub next_ino: Ino,
+    /// Runs of NameNodes on this state so far.
+    pub runs: u64,
     /// The next session's number.
     pub next_session: u64,
     /// Open sessions.

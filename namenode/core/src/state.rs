@@ -237,6 +237,7 @@ fn fresh(base: Arc<dyn Base>) -> Store {
         cluster: String::new(),
         default_replication: UNFORMATTED_REPLICATION,
         next_ino: Ino(Ino::ROOT.0 + 1),
+        runs: 0,
         next_session: 1,
         sessions: 0,
         placement_version: 0,
@@ -270,6 +271,10 @@ fn fresh(base: Arc<dyn Base>) -> Store {
 fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
     match body {
         Body::Format { cluster, default_replication } => ops::format(tx, cluster, *default_replication),
+        Body::BeginRun => {
+            tx.store.meta.runs += 1;
+            Ok(Outcome::Run(tx.store.meta.runs))
+        }
         Body::Mutate { session, slot, sequence, mutation } => {
             ops::sessions::mutate(tx, *session, *slot, *sequence, mutation).map(Outcome::Mutation)
         }

@@ -183,6 +183,7 @@ impl Bench {
             size_at_least: offset + u64::from(length),
             mtime: Some(Timestamp(self.time)),
             kill_suidgid: false,
+            lease: None,
         }
     }
 

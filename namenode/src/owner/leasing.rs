@@ -58,10 +58,10 @@ pub(super) struct Leasing {
 }
 
 impl Leasing {
-    /// `former` are the sessions from before the start.
-    pub(super) fn new(now_ms: u64, former: impl IntoIterator<Item = SessionId>) -> Self {
+    /// In the NameNode's run of this number; `former` are the sessions from before the start.
+    pub(super) fn new(now_ms: u64, run: u64, former: impl IntoIterator<Item = SessionId>) -> Self {
         Self {
-            table: LeaseTable::new(LeaseConfig::default(), now_ms, former),
+            table: LeaseTable::new(LeaseConfig::default(), now_ms, run, former),
             parked: BTreeMap::new(),
             orphans: BTreeSet::new(),
             kept: OpenTable::default(),
@@ -336,9 +336,7 @@ impl Owner {
         let mut todo = Vec::new();
         for ino in inos {
             let (result, actions) = self.leasing.table.grant(now, session, ino, mode);
-            if result.is_ok() {
-                granted.push(LeaseGrant { ino, mode });
-            }
+            granted.extend(result);
             if actions != Actions::default() {
                 todo.push(actions);
             }

@@ -165,7 +165,7 @@ impl Owner {
             locks: Locks::new(),
             ids: ChunkIds::default(),
             waits: Waits::default(),
-            leasing: Leasing::new(0, []),
+            leasing: Leasing::new(0, 0, []),
             nodes,
             topology_changed: true,
             publish_due: true,

@@ -1,11 +1,12 @@
 //! What clients ask for.
 
 use super::lock_waits::LockRequest;
+use super::sessions::Holdings;
 use super::{Fatal, Owner, refusal, respond};
 use crate::handle::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{Reply, Request};
+use quarry_common::wire::session::{Fate, Losses, Reply, Request};
 
 impl Owner {
     /// A client's request. It is answered at once, or kept until what it waits for is there.
@@ -24,8 +25,9 @@ impl Owner {
             (Request::OpenSession(info), Some(introduction)) => {
                 self.open_session(connection, introduction, info, reply);
             }
-            (Request::ResumeSession { session, open, locks }, Some(introduction)) => {
-                self.resume_session(connection, introduction, session, (open, locks), reply)?;
+            (Request::ResumeSession { session, open, locks, leases }, Some(introduction)) => {
+                let holdings = Holdings { open, locks, leases };
+                self.resume_session(connection, introduction, session, holdings, reply)?;
             }
             (Request::Placement, _) => respond(reply, Ok(Reply::Placement(self.nodes.placement().clone()))),
             (Request::ClusterStatus, _) => {
@@ -55,18 +57,21 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         // These come by themselves, also from a client whose programs do nothing.
-        let upkeep =
-            matches!(request, Request::Renew | Request::RecallDone { .. } | Request::ReturnLeases { .. });
+        let upkeep = matches!(
+            request,
+            Request::Renew { .. } | Request::RecallDone { .. } | Request::ReturnLeases { .. }
+        );
         if !upkeep {
             self.registry.count_request(session);
         }
         match request {
             Request::CloseSession => self.close_session(session, reply),
-            Request::Renew => respond(reply, Ok(Reply::Done)),
+            Request::Renew { .. } => respond(reply, Ok(Reply::Renewed(Losses::default()))),
             Request::Query(query) => self.answer_query(session, query, reply)?,
             Request::Mutate { slot, sequence, mutation } => {
                 self.mutate(session, (slot, sequence), mutation, reply)?;
             }
+            Request::Fate { .. } => respond(reply, Ok(Reply::Fate(Fate::Unknown))),
             Request::Open { ino } => self.open(session, ino, reply)?,
             Request::Close { inos } => {
                 for ino in inos {

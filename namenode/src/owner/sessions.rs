@@ -7,22 +7,29 @@ use super::{Fatal, Owner, millis, refusal, respond};
 use crate::handle::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{ClientInfo, Lock, Reply};
+use quarry_common::wire::session::{ClientInfo, LeaseId, Lock, Losses, Reply};
 use quarry_namenode_core::{Body, Outcome};
 
 /// Longest host name and purpose (a mount point, say) of a session.
 const TEXT_MAX: usize = 4096;
 
+/// What a client says that it holds when it resumes its session.
+pub(super) struct Holdings {
+    pub(super) open: Vec<Ino>,
+    pub(super) locks: Vec<(Ino, Lock)>,
+    pub(super) leases: Vec<LeaseId>,
+}
+
 impl Owner {
     /// The log is applied as far as it went when this NameNode started: sessions that there are now may be resumed, and
-    /// nodes will be heard.
-    pub(crate) fn caught_up_with_log(&mut self) -> Result<(), Fatal> {
+    /// nodes will be heard. `run` numbers this run.
+    pub(crate) fn caught_up_with_log(&mut self, run: u64) -> Result<(), Fatal> {
         self.nodes.listen(self.now);
         for (session, record) in self.state.sessions()? {
             self.registry.recover(session, record.owner, self.now);
         }
         let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
-        self.leasing = Leasing::new(millis(self.uptime()), former);
+        self.leasing = Leasing::new(millis(self.uptime()), run, former);
         self.in_grace = self.registry.recovering() > 0;
         if self.in_grace {
             let sessions = self.registry.recovering();
@@ -64,7 +71,7 @@ impl Owner {
                 // A connection that is closed already would stay in the table: nobody would tell that it is gone.
                 let at = (!below.is_closed()).then_some((connection, pusher));
                 self.registry.open(session, owner, at, self.now);
-                respond(reply, Ok(self.session_reply(session)));
+                respond(reply, Ok(self.session_reply(session, Losses::default())));
             }
             Outcome::Refused(why) => reply.send(refusal(ServiceError::Unavailable(why))),
             other => unreachable!("opening a session gives one, not {other:?}"),
@@ -76,7 +83,7 @@ impl Owner {
         connection: u64,
         introduction: Introduction,
         session: SessionId,
-        (open, locks): (Vec<Ino>, Vec<(Ino, Lock)>),
+        Holdings { open, locks, leases }: Holdings,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         let Introduction { owner, pusher, .. } = introduction;
@@ -102,7 +109,9 @@ impl Owner {
         self.restore_opens(session, &open)?;
         self.restore_locks(session, &locks);
         tracing::info!(%session, opens = open.len(), locks = locks.len(), "session resumed");
-        respond(reply, Ok(self.session_reply(session)));
+        // None is given back.
+        let losses = Losses { leases, ..Losses::default() };
+        respond(reply, Ok(self.session_reply(session, losses)));
         Ok(())
     }
 
@@ -150,12 +159,13 @@ impl Owner {
         self.feed.disconnected(connection);
     }
 
-    fn session_reply(&self, session: SessionId) -> Reply {
+    fn session_reply(&self, session: SessionId, losses: Losses) -> Reply {
         let meta = self.state.meta();
         Reply::Session {
             session,
             cluster: meta.cluster.clone(),
             default_replication: meta.default_replication,
+            losses,
         }
     }
 }

@@ -65,7 +65,7 @@ async fn a_silent_session_loses_its_locks() {
         let b = b.clone();
         tokio::spawn(async move {
             loop {
-                b.ask(Request::Renew).await.unwrap();
+                b.ask(Request::Renew { acknowledged: 0 }).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         })

@@ -20,7 +20,8 @@ async fn everything_that_was_answered_is_there_after_a_restart() {
 
     let running = bench.start().await;
     let again = bench.connect(&running, "a").await;
-    let resume = Request::ResumeSession { session: client.session, open: vec![], locks: vec![] };
+    let resume =
+        Request::ResumeSession { session: client.session, open: vec![], locks: vec![], leases: vec![] };
     assert!(matches!(again.ask(resume).await, Ok(Reply::Session { .. })));
     for (n, attr) in made.iter().enumerate() {
         assert_eq!(again.lookup(&format!("f{n}")).await.as_ref(), Ok(attr));
@@ -65,7 +66,7 @@ async fn open_files_and_locks_are_kept_for_those_who_come_back() {
 
     let running = bench.start().await;
     let b_again = bench.connect(&running, "b").await;
-    let resume = Request::ResumeSession { session: b.session, open: vec![], locks: vec![] };
+    let resume = Request::ResumeSession { session: b.session, open: vec![], locks: vec![], leases: vec![] };
     b_again.ask(resume).await.unwrap();
     let early = b_again.lock(locked, write_lock(2), false).await;
     assert!(matches!(early, Err(ServiceError::Unavailable(_))), "nobody knows yet: {early:?}");
@@ -74,6 +75,7 @@ async fn open_files_and_locks_are_kept_for_those_who_come_back() {
         session: a.session,
         open: vec![orphan],
         locks: vec![(locked, write_lock(1))],
+        leases: vec![],
     };
     a_again.ask(resume).await.unwrap();
     assert_eq!(b_again.lock(locked, write_lock(2), false).await, Err(FsError::WouldBlock.into()));

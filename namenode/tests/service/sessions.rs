@@ -58,7 +58,7 @@ async fn without_a_session_there_is_only_the_status() {
     let running = bench.start().await;
     let client = bench.connect(&running, "a").await;
     assert_eq!(client.lookup("x").await, Err(ServiceError::SessionExpired));
-    assert_eq!(client.ask(Request::Renew).await, Err(ServiceError::SessionExpired));
+    assert_eq!(client.ask(Request::Renew { acknowledged: 0 }).await, Err(ServiceError::SessionExpired));
     assert_eq!(client.status().await.cluster, "bench");
     running.stop().await;
 }
@@ -68,7 +68,8 @@ async fn only_its_own_client_resumes_a_session() {
     let bench = Bench::new();
     let running = bench.start().await;
     let client = bench.client(&running, "a").await;
-    let resume = Request::ResumeSession { session: client.session, open: vec![], locks: vec![] };
+    let resume =
+        Request::ResumeSession { session: client.session, open: vec![], locks: vec![], leases: vec![] };
     let foreign = bench.connect(&running, "b").await;
     let refused = foreign.ask(resume.clone()).await;
     assert!(matches!(refused, Err(ServiceError::Unauthorised(_))), "{refused:?}");
@@ -102,7 +103,8 @@ async fn an_open_file_outlives_its_name_until_the_session_expires() {
     eventually("the open one is reaped", async || other.attr(ino).await.is_err()).await;
     assert!(matches!(other.ask(Request::Open { ino }).await, Err(ServiceError::Fs(FsError::Stale))));
     assert_eq!(other.status().await.sessions.len(), 1);
-    let resume = Request::ResumeSession { session: holder.session, open: vec![], locks: vec![] };
+    let resume =
+        Request::ResumeSession { session: holder.session, open: vec![], locks: vec![], leases: vec![] };
     let late = bench.connect(&running, "a").await;
     assert_eq!(late.ask(resume).await, Err(ServiceError::SessionExpired));
     running.stop().await;

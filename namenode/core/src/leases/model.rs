@@ -161,7 +161,7 @@ impl World {
         Self {
             now: 0,
             draw: Draw(seed),
-            table: LeaseTable::new(config, 0, []),
+            table: LeaseTable::new(config, 0, 1, []),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),

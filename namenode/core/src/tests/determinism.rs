@@ -42,6 +42,7 @@ fn commit() -> impl Strategy<Value = Commit> {
                 size_at_least: 8 << 20,
                 mtime: None,
                 kill_suidgid: true,
+                lease: None,
             }
         },
     )
