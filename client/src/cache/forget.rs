@@ -140,7 +140,7 @@ struct Contended {
 
 impl Contended {
     async fn recall(self, session: Arc<Session>, recall: (u64, Ino)) {
-        self.inode.state().layout.clear();
+        self.inode.state().forget_layout();
         while !self.forget_all().await {}
         bring_in(self.inode, session, recall).await;
     }

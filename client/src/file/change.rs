@@ -4,7 +4,7 @@
 //! first. They run as tasks of their own: a caller who gives up cannot leave them half known.
 
 use super::files::Files;
-use super::inode::{Inode, State};
+use super::inode::Inode;
 use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::limits::CHUNK_SIZE;
@@ -31,11 +31,10 @@ impl Files {
         let size = set.size;
         let mutation = Mutation::SetAttr { ino, set, keep_sgid };
         let Some(inode) = self.known(ino) else {
-            return attr_of(self.meta.mutate(mutation).await);
+            return attr_of(self.shared.meta.mutate(mutation).await);
         };
         if size == Some(0) {
-            let mut state = inode.state();
-            state.replaced |= state.size() > 0;
+            inode.state().replace();
         }
         let windows = size.map_or(0..0, |size| size / CHUNK_SIZE..u64::MAX);
         let (attr, ()) = inode.change(windows, mutation, only_attr).await?;
@@ -95,7 +94,7 @@ impl Inode {
             })
             .await?;
         if from.ino != self.ino {
-            self.files.unsynced.share(from.ino, self.ino);
+            self.shared.unsynced.share(from.ino, self.ino);
         }
         Ok(bytes)
     }
@@ -110,45 +109,23 @@ impl Inode {
         let inode = Arc::clone(self);
         let task = async move {
             let _gate = Arc::clone(&inode.gate).write_owned().await;
-            let set = inode.state().set_attributes(&mutation);
-            if !set {
+            let stays = match &mutation {
+                Mutation::SetAttr { set, .. } => inode.state().set_attributes(set),
+                _ => false,
+            };
+            if !stays {
                 inode.flush(false).await;
             }
-            let reply = result_of(inode.files.meta.mutate(mutation).await)?;
+            let reply = result_of(inode.shared.meta.mutate(mutation).await)?;
             let (attr, value) = parse(reply).ok_or_else(unexpected)?;
             let mut state = inode.state();
             state.changed(&attr, windows);
             Ok((state.overlaid(), value))
         };
-        self.files.runtime.spawn(task).await.unwrap_or_else(|error| {
+        self.shared.runtime.spawn(task).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a change failed");
             Err(FsError::Io)
         })
-    }
-}
-
-impl State {
-    /// If nothing but times, mode or owner is about to be set: what was written before must not overwrite them when it is
-    /// committed later, so it brings none along. Returns whether that is all it takes; data that are on their way already bring
-    /// theirs.
-    fn set_attributes(&mut self, mutation: &Mutation) -> bool {
-        let Mutation::SetAttr { set, .. } = mutation else { return false };
-        if set.size.is_some() || self.flushing {
-            return false;
-        }
-        self.attributes_set_at = self.sequence;
-        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
-            // The new mode is as it was asked for.
-            self.kill_at = None;
-        }
-        true
-    }
-
-    fn changed(&mut self, attr: &Attr, windows: Range<u64>) {
-        self.observe_own(attr);
-        if !windows.is_empty() {
-            self.layout.forget(windows);
-        }
     }
 }
 

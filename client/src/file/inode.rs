@@ -1,28 +1,33 @@
 //! What a mount knows of one file: shared by all its handles.
 //!
 //! Two locks. `gate` (asynchronous): writes hold it shared while they put bytes into the buffer; what changes the
-//! size or existing data in the cluster (truncate, fallocate, copy) holds it alone, over network calls. Who needs
+//! size or existing data in the cluster (truncate, fallocate, copy) holds it alone, over network calls. An operation that needs
 //! two takes them in the order of inode numbers; the flusher takes none. `state` (a plain mutex) is held for
 //! memory work only.
 
-use super::errors::ErrorLog;
-use super::extents::ExtentMap;
-use super::files::Files;
-use super::layout::LayoutCache;
+use super::buffer::{Job, Write, WriteBuffer, Written};
+use super::errors::{ErrorCursor, ErrorLog};
+use super::layout::{Change, Known, LayoutCache};
+use super::registry::Registry;
+use super::resolve::{Resolver, Segment};
+use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::ids::Ino;
 use quarry_common::limits::CHUNK_SIZE;
-use quarry_common::wire::fs::{Attr, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use quarry_common::slices::WINDOW;
+use quarry_common::wire::error::FsError;
+use quarry_common::wire::fs::{Attr, SetAttr, Window, WindowCommit};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::time::Instant;
 
 /// A file that has handles or unwritten data.
 pub(crate) struct Inode {
     pub(crate) ino: Ino,
-    pub(crate) files: Arc<Files>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Arc<Registry<Inode>>,
     pub(crate) gate: Arc<RwLock<()>>,
     /// One look-up of the layout at a time: readers that miss the same windows ask once.
     pub(crate) loading: tokio::sync::Mutex<()>,
@@ -35,78 +40,37 @@ pub(crate) struct Inode {
     state: Mutex<State>,
 }
 
-/// What changes.
+/// What changes. The layout is that of `attr`, and a byte is in exactly one of buffer and layout.
 pub(crate) struct State {
     /// The newest attributes that the NameNode told.
-    pub(crate) attr: Attr,
-    pub(crate) layout: LayoutCache,
-    /// Windows with data that is not committed.
-    pub(crate) dirty: BTreeMap<u64, DirtyWindow>,
-    /// Bytes of all of them.
-    pub(crate) dirty_bytes: u64,
-    /// Windows that are complete: worth sending without being asked.
-    pub(crate) complete: BTreeSet<u64>,
-    /// Counts the writes.
-    pub(crate) sequence: u64,
-    /// Writes up to this one are to be sent now,
-    pub(crate) flush_to: u64,
-    /// and up to this one onto the disks.
-    pub(crate) durable_to: u64,
-    /// Writes up to this one came before the attributes were last set.
-    pub(crate) attributes_set_at: u64,
-    /// When the last write happened.
-    pub(crate) written_at: Timestamp,
-    /// The last write that clears suid and sgid, until it is committed.
-    pub(crate) kill_at: Option<u64>,
-    pub(crate) errors: ErrorLog,
+    attr: Attr,
+    layout: LayoutCache,
+    buffer: WriteBuffer,
+    errors: ErrorLog,
     /// The file was emptied, and what was written since is not committed.
-    pub(crate) replaced: bool,
+    replaced: bool,
     /// A flusher task runs.
-    pub(crate) flushing: bool,
+    flushing: bool,
     /// Handles that were closed and whose close was not yet passed on, because data is dirty.
-    pub(crate) closing: usize,
+    closing: usize,
 }
 
-/// Uncommitted data of one window: `flying` is on its way and hidden by `active`.
-#[derive(Debug, Default)]
-pub(crate) struct DirtyWindow {
-    pub(crate) active: ExtentMap,
-    /// The first write in `active`, and when it came.
-    pub(crate) first: Option<(u64, Instant)>,
-    pub(crate) flying: Option<Flying>,
-}
-
-/// Data on its way to the cluster.
-#[derive(Debug)]
-pub(crate) struct Flying {
-    /// The first write in it.
-    pub(crate) first: u64,
-    pub(crate) pieces: Vec<(u32, Bytes)>,
-    pub(crate) bytes: usize,
-    /// What it holds of the budget.
-    pub(crate) cost: usize,
-}
-
-impl DirtyWindow {
-    /// The end of its data within the window.
-    pub(crate) fn end(&self) -> u32 {
-        let flying = self.flying.as_ref().and_then(|f| f.pieces.last());
-        self.active.end().max(flying.map_or(0, |(at, data)| at + data.len() as u32))
-    }
-
-    /// The oldest write that is not committed.
-    pub(crate) fn oldest(&self) -> u64 {
-        let active = self.first.map_or(u64::MAX, |(sequence, _)| sequence);
-        active.min(self.flying.as_ref().map_or(u64::MAX, |f| f.first))
-    }
+/// What settling some windows leaves to be done without the state's lock.
+#[must_use]
+pub(crate) struct Settled {
+    /// What the windows held of the budget.
+    cost: usize,
+    /// Closes that can be passed on, if nothing is dirty any more.
+    closed: Option<usize>,
 }
 
 impl Inode {
-    pub(crate) fn new(files: Arc<Files>, attr: Attr) -> Self {
-        let errors = files.unseen_error(attr.ino);
+    pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry<Self>>, attr: Attr) -> Self {
+        let unseen = registry.take_unseen(attr.ino);
         Self {
             ino: attr.ino,
-            files,
+            shared,
+            registry,
             gate: Arc::default(),
             loading: tokio::sync::Mutex::default(),
             settled: Notify::new(),
@@ -115,16 +79,8 @@ impl Inode {
             state: Mutex::new(State {
                 attr,
                 layout: LayoutCache::default(),
-                dirty: BTreeMap::new(),
-                dirty_bytes: 0,
-                complete: BTreeSet::new(),
-                sequence: 0,
-                flush_to: 0,
-                durable_to: 0,
-                attributes_set_at: 0,
-                written_at: Timestamp::default(),
-                kill_at: None,
-                errors,
+                buffer: WriteBuffer::default(),
+                errors: unseen.map_or_else(ErrorLog::default, ErrorLog::with),
                 replaced: false,
                 flushing: false,
                 closing: 0,
@@ -135,44 +91,39 @@ impl Inode {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Gives back what settled windows held, and wakes what waited for them. `state` is the lock under which they were settled.
+    pub(crate) fn after(&self, settled: Settled, state: MutexGuard<'_, State>) {
+        if settled.closed.is_some() {
+            self.registry.unkeep(self.ino);
+        }
+        drop(state);
+        self.shared.budget.give(settled.cost);
+        self.settled.notify_waiters();
+        for _ in 0..settled.closed.unwrap_or(0) {
+            (self.shared.closed)(self.ino);
+        }
+    }
 }
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        let lost = self.state().errors.unseen();
-        self.files.forget(self.ino, lost);
+        let unseen = self.state().errors.unseen();
+        self.registry.forget(self.ino, unseen);
     }
 }
 
+/// Attributes.
 impl State {
     /// The file's length, with what was written here and is not committed.
     pub(crate) fn size(&self) -> u64 {
-        let pending = self.dirty.last_key_value().map_or(0, |(i, w)| i * CHUNK_SIZE + u64::from(w.end()));
-        self.attr.size.max(pending)
-    }
-
-    /// The time that dirty data bring along, unless attributes were set since.
-    pub(crate) fn pending_time(&self) -> Option<Timestamp> {
-        (!self.dirty.is_empty() && self.sequence > self.attributes_set_at).then_some(self.written_at)
+        self.attr.size.max(self.buffer.end())
     }
 
     /// The attributes as this mount sees them.
     pub(crate) fn overlaid(&self) -> Attr {
         let mut attr = self.attr.clone();
-        if !self.dirty.is_empty() {
-            attr.size = self.size();
-            attr.allocated += self.dirty_bytes;
-        }
-        if let Some(written_at) = self.pending_time() {
-            attr.mtime = attr.mtime.max(written_at);
-            attr.ctime = attr.ctime.max(written_at);
-        }
-        if self.kill_at.is_some() {
-            attr.mode &= !S_ISUID;
-            if attr.mode & S_IXGRP != 0 {
-                attr.mode &= !S_ISGID;
-            }
-        }
+        self.buffer.overlay(&mut attr);
         attr
     }
 
@@ -185,9 +136,22 @@ impl State {
         }
     }
 
-    /// The answer to a change that was made here. Returns whether nobody else changed the inode since the last
-    /// attributes that are known; if somebody did, the layout is forgotten.
-    pub(crate) fn observe_own(&mut self, attr: &Attr) -> bool {
+    /// The answer to a change that was made here and that touched some windows of the layout.
+    pub(crate) fn changed(&mut self, attr: &Attr, windows: Range<u64>) {
+        self.observe_own(attr);
+        if !windows.is_empty() {
+            self.layout.forget(windows);
+        }
+    }
+
+    /// Attributes are about to be set; returns whether what is buffered may stay there.
+    pub(crate) fn set_attributes(&mut self, set: &SetAttr) -> bool {
+        self.buffer.set_attributes(set, self.flushing)
+    }
+
+    /// Returns whether nobody else changed the inode since the last attributes that are known; if somebody did, the layout
+    /// is forgotten.
+    fn observe_own(&mut self, attr: &Attr) -> bool {
         let next = attr.version == self.attr.version + 1;
         if next {
             self.attr = attr.clone();
@@ -196,13 +160,204 @@ impl State {
         }
         next
     }
+}
 
-    /// Whether a write up to `sequence` is not committed.
-    pub(crate) fn is_dirty_to(&self, sequence: u64) -> bool {
-        self.dirty.values().any(|window| window.oldest() <= sequence)
+/// Where the bytes are.
+impl State {
+    /// Where a range of a window shows from; `None` if the layout must be known first. Without that, the size alone does not
+    /// tell: others may have appended.
+    pub(crate) fn resolve(&self, index: u64, range: Range<u32>) -> Option<Vec<Segment>> {
+        let mut resolver = Resolver::new(range.clone());
+        self.buffer.resolve(index, range, &mut resolver);
+        if !resolver.is_complete() {
+            resolver.slices(self.layout.slices(index)?);
+        }
+        Some(resolver.finish())
+    }
+
+    /// What a window will show when the data on their way are committed, and the version of the list that this is made from;
+    /// `None` if the layout must be known first.
+    pub(crate) fn resolve_flying(&self, index: u64) -> Option<(u64, Vec<Segment>)> {
+        let Known { version, slices: Some(slices), .. } = self.layout.known(index)? else { return None };
+        let mut resolver = Resolver::new(0..WINDOW);
+        resolver.local(self.buffer.flying(index));
+        resolver.slices(slices);
+        Some((*version, resolver.finish()))
+    }
+
+    /// The first window at or after `from` that has uncommitted data.
+    pub(crate) fn next_dirty_window(&self, from: u64) -> Option<u64> {
+        self.buffer.next_window(from)
+    }
+
+    /// The window's layout is known.
+    pub(crate) fn knows_window(&self, index: u64) -> bool {
+        self.layout.slices(index).is_some()
+    }
+
+    /// Changes whenever some of the layout is forgotten.
+    pub(crate) fn layout_epoch(&self) -> u64 {
+        self.layout.epoch()
+    }
+
+    /// Takes in an answer about a range of windows that was asked for in `epoch`. One that comes too late is left out.
+    pub(crate) fn learn_layout(&mut self, attr: &Attr, range: Range<u64>, windows: Vec<Window>, epoch: u64) {
+        if epoch == self.layout.epoch() {
+            // If this shows a change by others, it forgets the other windows.
+            self.observe(attr);
+            let epoch = self.layout.epoch();
+            self.layout.insert(range, windows, epoch);
+        }
+    }
+
+    /// Forgets the layout of some windows.
+    pub(crate) fn forget_windows(&mut self, windows: Range<u64>) {
+        self.layout.forget(windows);
+    }
+
+    /// Forgets the layout.
+    pub(crate) fn forget_layout(&mut self) {
+        self.layout.clear();
     }
 }
 
-const S_ISUID: u16 = 0o4000;
-const S_ISGID: u16 = 0o2000;
-const S_IXGRP: u16 = 0o010;
+/// Uncommitted data.
+impl State {
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Whether a write up to `sequence` is not committed.
+    pub(crate) fn is_dirty_to(&self, sequence: u64) -> bool {
+        self.buffer.is_dirty_to(sequence)
+    }
+
+    /// Whether a write waits that is older than `age`.
+    pub(crate) fn is_aged(&self, age: Duration) -> bool {
+        self.buffer.is_aged(Instant::now(), age)
+    }
+
+    /// The number of the last write.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.buffer.sequence()
+    }
+
+    /// Takes in the bytes of a write.
+    pub(crate) fn write(&mut self, write: Write, data: Bytes) -> Written {
+        self.buffer.write(write, data)
+    }
+
+    /// Every write up to `sequence` is due, and with `durable` has to reach the disks.
+    pub(crate) fn request(&mut self, sequence: u64, durable: bool) {
+        self.buffer.request(sequence, durable);
+    }
+
+    /// Whether a flusher must be started; it counts as running from now on.
+    pub(crate) fn must_start_flusher(&mut self) -> bool {
+        self.is_dirty() && !std::mem::replace(&mut self.flushing, true)
+    }
+
+    /// The next data to send.
+    pub(crate) fn next_job(&mut self) -> Option<Job> {
+        self.buffer.next_job(&self.layout)
+    }
+
+    /// The next data to send, or else the flusher has ended.
+    pub(crate) fn last_job(&mut self) -> Option<Job> {
+        let job = self.next_job();
+        self.flushing = job.is_some();
+        job
+    }
+
+    /// The data on their way are now parts of their chunk.
+    pub(crate) fn share(&mut self, data: &Bytes, windows: &[WindowCommit]) {
+        self.buffer.share(data, windows);
+    }
+
+    /// The bytes of a window that are on their way.
+    pub(crate) fn flying(&self, index: u64) -> &[(u32, Bytes)] {
+        self.buffer.flying(index)
+    }
+
+    /// A commit was answered: these windows have a new version and count of slices. `kill_at` is the last write in it that
+    /// cleared suid and sgid.
+    pub(crate) fn committed<'a>(
+        &mut self,
+        attr: &Attr,
+        windows: impl Iterator<Item = (&'a WindowCommit, u64, u32)>,
+        kill_at: Option<u64>,
+    ) -> Settled {
+        let size_before = self.attr.size;
+        let alone = self.observe_own(attr);
+        let mut indexes = Vec::new();
+        for (window, version, count) in windows {
+            let change = change(window, alone, size_before);
+            self.layout.committed(window.index.0, version, count as usize, change);
+            indexes.push(window.index.0);
+        }
+        if let Some(at) = kill_at {
+            self.buffer.killed(at);
+        }
+        self.settle(&indexes)
+    }
+
+    /// The data of these windows cannot be written: every handle will learn it, and the memory is freed.
+    pub(crate) fn failed(&mut self, indexes: &[u64], error: FsError) -> Settled {
+        self.errors.record(error);
+        self.settle(indexes)
+    }
+
+    fn settle(&mut self, indexes: &[u64]) -> Settled {
+        let cost = self.buffer.settle(indexes.iter().copied());
+        let clean = self.buffer.is_empty();
+        self.replaced &= !clean;
+        Settled { cost, closed: clean.then(|| std::mem::take(&mut self.closing)) }
+    }
+}
+
+/// Handles.
+impl State {
+    /// The file is being emptied.
+    pub(crate) fn replace(&mut self) {
+        self.replaced |= self.size() > 0;
+    }
+
+    /// What is buffered takes the place of content that the file had.
+    pub(crate) fn is_replacement(&self) -> bool {
+        self.replaced
+    }
+
+    /// A handle is closed. If data is dirty, that is passed on when it is not.
+    pub(crate) fn close_later(&mut self) -> bool {
+        let dirty = self.is_dirty();
+        self.closing += usize::from(dirty);
+        dirty
+    }
+
+    /// For a new handle.
+    pub(crate) fn error_cursor(&self) -> ErrorCursor {
+        self.errors.cursor()
+    }
+
+    /// The error that a handle has not reported yet; from now on it has.
+    ///
+    /// # Errors
+    /// The newest one since the last call with this cursor.
+    pub(crate) fn report(&mut self, cursor: &mut ErrorCursor) -> Result<(), FsError> {
+        self.errors.report(cursor)
+    }
+}
+
+/// What a commit did to a window. `alone`: nobody else changed the file since its layout was last known.
+fn change(window: &WindowCommit, alone: bool, size_before: u64) -> Change<'_> {
+    let whole = matches!(window.slices.as_slice(), [only] if only.position == 0 && only.length == WINDOW);
+    // There is never a slice beyond the end of a file.
+    let was_empty = alone && window.index.0 * CHUNK_SIZE >= size_before;
+    if window.replaces.is_some() || whole || was_empty {
+        Change::Replace(&window.slices)
+    } else if alone {
+        Change::Append(&window.slices)
+    } else {
+        Change::Unknown
+    }
+}

@@ -5,8 +5,7 @@ use super::layout::is_sound_answer;
 use quarry_common::ids::WindowIndex;
 use quarry_common::limits::{CHUNK_SIZE, LAYOUT_WINDOWS_MAX};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Query, QueryReply, Window};
-use std::ops::Range;
+use quarry_common::wire::fs::{Query, QueryReply};
 
 /// Each attempt that is overtaken by a change costs a round trip; nobody changes a file this often in a row.
 pub(crate) const LOADS_MAX: usize = 100;
@@ -21,19 +20,21 @@ impl Inode {
         let _one = self.loading.lock().await;
         let (epoch, range) = {
             let state = self.state();
-            if state.layout.slices(window).is_some() {
+            if state.knows_window(window) {
                 return Ok(());
             }
             let end = (state.size().div_ceil(CHUNK_SIZE)).max(window + 1);
-            (state.layout.epoch(), window..end.min(window + u64::from(LAYOUT_WINDOWS_MAX)))
+            (state.layout_epoch(), window..end.min(window + u64::from(LAYOUT_WINDOWS_MAX)))
         };
         let count = (range.end - range.start) as u32;
         let query = Query::Layout { ino: self.ino, first: WindowIndex(range.start), count };
-        let windows = self.ask(query, &range, epoch).await?;
-        if let Some((windows, epoch)) = windows {
-            self.state().layout.insert(range, windows, epoch);
+        match self.shared.meta.query(query).await? {
+            QueryReply::Layout { attr, windows } if is_sound_answer(&range, &windows) => {
+                self.state().learn_layout(&attr, range, windows, epoch);
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
         }
-        Ok(())
     }
 
     /// The first window at or after one that has slices in the cluster.
@@ -42,30 +43,9 @@ impl Inode {
     /// Those of the NameNode.
     pub(crate) async fn next_window(&self, from: u64) -> Result<Option<u64>, FsError> {
         let query = Query::NextWindow { ino: self.ino, from: WindowIndex(from) };
-        match self.files.meta.query(query).await? {
+        match self.shared.meta.query(query).await? {
             QueryReply::Layout { windows, .. } => {
                 Ok(windows.first().map(|w| w.index.0).filter(|i| *i >= from))
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Returns the windows with the epoch for which they hold, or nothing if they came too late.
-    async fn ask(
-        &self,
-        query: Query,
-        range: &Range<u64>,
-        epoch: u64,
-    ) -> Result<Option<(Vec<Window>, u64)>, FsError> {
-        match self.files.meta.query(query).await? {
-            QueryReply::Layout { attr, windows } if is_sound_answer(range, &windows) => {
-                let mut state = self.state();
-                if epoch != state.layout.epoch() {
-                    return Ok(None);
-                }
-                // If this shows a change by others, it forgets the other windows.
-                state.observe(&attr);
-                Ok(Some((windows, state.layout.epoch())))
             }
             other => Err(unexpected(&other)),
         }

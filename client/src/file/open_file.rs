@@ -49,7 +49,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     pub(crate) fn new(inode: Arc<Inode>, mode: OpenMode) -> Self {
-        let errors = Mutex::new(inode.state().errors.cursor());
+        let errors = Mutex::new(inode.state().error_cursor());
         Self { inode, mode, errors, pattern: Mutex::default(), released: AtomicBool::new(false) }
     }
 
@@ -77,7 +77,7 @@ impl OpenFile {
         let file_size = self.inode.state().size();
         let access = {
             let mut pattern = self.pattern.lock().unwrap_or_else(PoisonError::into_inner);
-            pattern.read(offset, size.into(), file_size, self.inode.files.prefetch_max())
+            pattern.read(offset, size.into(), file_size, self.inode.shared.prefetch_max())
         };
         if let Some(ahead) = access.ahead {
             self.inode.prefetch(ahead);
@@ -218,7 +218,7 @@ impl OpenFile {
     /// The error of an earlier write that this handle has not reported.
     fn report(&self) -> Result<(), FsError> {
         let mut cursor = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inode.state().errors.report(&mut cursor)
+        self.inode.state().report(&mut cursor)
     }
 }
 
@@ -231,7 +231,7 @@ impl Drop for OpenFile {
 impl Inode {
     /// Makes sure that what is known of the file is as new as this call: asks, unless a lease says so.
     async fn refresh(&self) -> Result<(), FsError> {
-        let meta = &self.files.meta;
+        let meta = &self.shared.meta;
         if meta.is_exclusive(self.ino) {
             return Ok(());
         }
@@ -253,18 +253,14 @@ impl Inode {
     /// Whether data may stay in the buffer when the file is closed. What replaces an older content may not: programs
     /// rely on finding the one or the other after a crash, not an empty file.
     fn may_wait(&self) -> bool {
-        !self.state().replaced && self.files.meta.is_exclusive(self.ino)
+        !self.state().is_replacement() && self.shared.meta.is_exclusive(self.ino)
     }
 
     /// One handle less. The NameNode hears of it when the data is committed: until then an unlinked file must live.
     fn close(&self) {
-        {
-            let mut state = self.state();
-            if !state.dirty.is_empty() {
-                state.closing += 1;
-                return;
-            }
+        let later = self.state().close_later();
+        if !later {
+            (self.shared.closed)(self.ino);
         }
-        (self.files.closed)(self.ino);
     }
 }

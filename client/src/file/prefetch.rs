@@ -69,10 +69,10 @@ impl Inode {
     /// Begins to fetch a range in the background. Errors are left to the reader who comes there.
     pub(crate) fn prefetch(self: &Arc<Self>, range: Range<u64>) {
         let inode = Arc::clone(self);
-        self.files.runtime.spawn(async move {
+        self.shared.runtime.spawn(async move {
             let Ok(segments) = inode.plan(range.start, range.end - range.start).await else { return };
             for wanted in segments.iter().filter_map(wanted) {
-                inode.files.fetcher.prefetch(&wanted);
+                inode.shared.fetcher.prefetch(&wanted);
             }
         });
     }

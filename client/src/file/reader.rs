@@ -3,7 +3,7 @@
 use super::fetch::Wanted;
 use super::inode::Inode;
 use super::load::LOADS_MAX;
-use super::resolve::{Resolver, Segment, Source};
+use super::resolve::{Segment, Source};
 use crate::error::GetError;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
@@ -41,7 +41,7 @@ impl Inode {
                 Err(GetError::Fs(error)) => return Err(error),
                 Err(GetError::Gone) => {
                     tracing::debug!(ino = %self.ino, offset, "a chunk is gone, reading the layout again");
-                    self.state().layout.clear();
+                    self.state().forget_layout();
                     tokio::time::sleep(GONE_PAUSE * (attempt - 1)).await;
                 }
             }
@@ -74,19 +74,7 @@ impl Inode {
         while at < end {
             let (index, start) = (at / CHUNK_SIZE, (at % CHUNK_SIZE) as u32);
             let length = (end - at).min(u64::from(WINDOW - start)) as u32;
-            let range = start..start + length;
-            let mut resolver = Resolver::new(range.clone());
-            if let Some(window) = state.dirty.get(&index) {
-                resolver.local(&window.active.within(range));
-                if let Some(flying) = &window.flying {
-                    resolver.local(&flying.pieces);
-                }
-            }
-            if !resolver.is_complete() {
-                // Data that others appended may be there although the size is not known: ask, do not guess.
-                resolver.slices(state.layout.slices(index).ok_or(index)?);
-            }
-            segments.append(&mut resolver.finish());
+            segments.append(&mut state.resolve(index, start..start + length).ok_or(index)?);
             at += u64::from(length);
         }
         Ok(segments)
@@ -113,7 +101,7 @@ impl Inode {
             Source::Zero => Ok(vec![zeros(segment.length as usize)]),
             Source::Chunk { .. } => {
                 let wanted = wanted(&segment).expect("it is of a chunk");
-                self.files.fetcher.read(&wanted, onward).await
+                self.shared.fetcher.read(&wanted, onward).await
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::inode::{Inode, State};
 use super::load::LOADS_MAX;
-use super::resolve::{Resolver, Source};
+use super::resolve::Source;
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
@@ -69,7 +69,7 @@ impl State {
             let (index, start) = (at / CHUNK_SIZE, (at % CHUNK_SIZE) as u32);
             match self.find_in_window(what, index, start) {
                 None if what == Seek::Data && last_known.is_some() => {
-                    let local = self.dirty.range(index..).next().map(|(index, _)| *index);
+                    let local = self.next_dirty_window(index);
                     return Ok(Step::Sparse { from: index, local });
                 }
                 None => return Ok(Step::Load(index)),
@@ -93,20 +93,11 @@ impl State {
 
     /// The first byte of the kind at or after `start`; the outer `None` if the layout is not known.
     fn find_in_window(&self, what: Seek, index: u64, start: u32) -> Option<Option<u32>> {
-        let mut resolver = Resolver::new(start..WINDOW);
-        if let Some(window) = self.dirty.get(&index) {
-            resolver.local(&window.active.within(start..WINDOW));
-            if let Some(flying) = &window.flying {
-                resolver.local(&flying.pieces);
-            }
-        }
-        if !resolver.is_complete() {
-            resolver.slices(self.layout.slices(index)?);
-        }
         let wanted = |source: &Source| match what {
             Seek::Data => *source != Source::Zero,
             Seek::Hole => *source == Source::Zero,
         };
-        Some(resolver.finish().into_iter().find(|s| wanted(&s.source)).map(|s| s.position))
+        let segments = self.resolve(index, start..WINDOW)?;
+        Some(segments.into_iter().find(|s| wanted(&s.source)).map(|s| s.position))
     }
 }

@@ -1,20 +1,17 @@
 //! Writes into the buffer, and waiting until they are in the cluster.
 
-use super::extents::EXTENT_OVERHEAD;
-use super::files::FLUSH_AFTER;
+use super::buffer::{EXTENT_OVERHEAD, Write, Written};
 use super::flusher;
-use super::inode::{Inode, State};
+use super::inode::Inode;
+use super::registry::Registry;
+use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
-use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
-const RUN_MIN: u32 = 256 << 10;
 
 /// How often a write asks for the right to keep its data before it goes through to the cluster instead: some seconds. Until
 /// then it is not seen by anybody; what goes through is seen by its own mount a moment before it has its place among the writes
@@ -79,7 +76,7 @@ impl Inode {
     /// Bytes that are written at once: as the kernel writes at most 1 MiB, all of it in an ordinary mount.
     fn piece_max(&self) -> usize {
         let overhead = 4 * EXTENT_OVERHEAD;
-        (self.files.budget.write_max().saturating_sub(overhead)).clamp(1, CHUNK_SIZE as usize)
+        (self.shared.budget.write_max().saturating_sub(overhead)).clamp(1, CHUNK_SIZE as usize)
     }
 
     async fn write_piece(
@@ -88,11 +85,11 @@ impl Inode {
         data: Bytes,
         kill: bool,
     ) -> Result<u64, FsError> {
-        let budget = &self.files.budget;
+        let budget = &self.shared.budget;
         // Two windows, and in each one extent that may split another: the rest is given back.
         let taken = data.len() + 4 * EXTENT_OVERHEAD;
         if !budget.try_take(taken) {
-            budget.take(taken, || self.files.start_flush()).await?;
+            budget.take(taken, || start_flush(&self.registry)).await?;
         }
         let held = Held { inode: self, bytes: taken };
         let mut asked = 0;
@@ -105,18 +102,18 @@ impl Inode {
                 break done?;
             }
             tokio::time::sleep(LEASE_PAUSE * asked.min(10)).await;
-            let attr = self.files.meta.lease(self.ino).await?;
+            let attr = self.shared.meta.lease(self.ino).await?;
             self.state().observe(&attr);
             asked += 1;
         };
         held.settle(kept.grown);
-        if kept.work {
+        if kept.complete || budget.is_short() {
             self.wake_flusher();
         }
         if budget.half_reached() {
-            self.files.start_flush();
+            start_flush(&self.registry);
         }
-        if !self.files.meta.is_exclusive(self.ino) {
+        if !self.shared.meta.is_exclusive(self.ino) {
             // Others may look at any time and nobody would ask for it: the data go on at once.
             match position {
                 Position::Page(_) => self.start_flush(kept.sequence, false),
@@ -133,31 +130,26 @@ impl Inode {
         data: &Bytes,
         kill: bool,
         must_keep: bool,
-    ) -> Option<Result<(u64, Put), FsError>> {
+    ) -> Option<Result<(u64, Written), FsError>> {
         let _gate = self.gate.read().await;
         let mut state = self.state();
         // Under the state's lock: what is put before a recall takes the right away is flushed by that recall.
-        if must_keep && !self.files.meta.is_exclusive(self.ino) {
+        if must_keep && !self.shared.meta.is_exclusive(self.ino) {
             return None;
         }
         let at = position.offset(state.size());
         if at.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
             return Some(Err(FsError::FileTooLarge));
         }
-        if state.dirty.is_empty() {
-            self.files.keep(self);
+        if !state.is_dirty() {
+            self.registry.keep(self.ino, self);
         }
-        let grown = state.put(at, data.clone());
-        state.written_at = self.files.clock.now();
-        if kill {
-            state.kill_at = Some(state.sequence);
+        let (time, now) = (self.shared.clock.now(), Instant::now());
+        let written = state.write(Write { at, time, kill_suidgid: kill, now }, data.clone());
+        if self.shared.budget.is_short() {
+            state.request(written.sequence, false);
         }
-        let short = self.files.budget.is_short();
-        if short {
-            state.flush_to = state.sequence;
-        }
-        let work = !state.complete.is_empty() || short;
-        Some(Ok((at, Put { grown, work, sequence: state.sequence })))
+        Some(Ok((at, written)))
     }
 
     /// Waits until the writes that are under way have put their data, but not for long. To be called before a recall takes the
@@ -170,13 +162,7 @@ impl Inode {
 
     /// Begins to send every write up to `sequence`.
     pub(crate) fn start_flush(self: &Arc<Self>, sequence: u64, durable: bool) {
-        {
-            let mut state = self.state();
-            state.flush_to = state.flush_to.max(sequence);
-            if durable {
-                state.durable_to = state.durable_to.max(sequence);
-            }
-        }
+        self.state().request(sequence, durable);
         self.wake_flusher();
     }
 
@@ -184,10 +170,10 @@ impl Inode {
     pub(crate) async fn flush(self: &Arc<Self>, durable: bool) {
         let sequence = {
             let state = self.state();
-            if state.dirty.is_empty() {
+            if !state.is_dirty() {
                 return;
             }
-            state.sequence
+            state.sequence()
         };
         self.start_flush(sequence, durable);
         loop {
@@ -207,74 +193,38 @@ impl Inode {
     /// When chunks cannot be synced. Errors of the data themselves are on record.
     pub(crate) async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
         self.flush(true).await;
-        let files = &self.files;
-        files.unsynced.sync(self.ino, &*files.meta, &*files.io).await
+        let Shared { unsynced, meta, io, .. } = &*self.shared;
+        unsynced.sync(self.ino, &**meta, &**io).await
     }
 
     /// Begins to send writes that have waited long enough.
-    pub(crate) fn flush_aged(self: &Arc<Self>) {
-        let aged = |state: &State| {
-            let old = |since: &Instant| since.elapsed() >= FLUSH_AFTER;
-            state.dirty.values().any(|w| w.first.is_some_and(|(_, since)| old(&since)))
-        };
+    pub(crate) fn flush_aged(self: &Arc<Self>, age: Duration) {
         let sequence = {
             let state = self.state();
-            if !aged(&state) {
+            if !state.is_aged(age) {
                 return;
             }
-            state.sequence
+            state.sequence()
         };
         self.start_flush(sequence, false);
     }
 
     fn wake_flusher(self: &Arc<Self>) {
-        let start = {
-            let mut state = self.state();
-            !state.dirty.is_empty() && !std::mem::replace(&mut state.flushing, true)
-        };
+        let start = self.state().must_start_flusher();
         if start {
-            self.files.runtime.spawn(flusher::run(Arc::clone(self)));
+            self.shared.runtime.spawn(flusher::run(Arc::clone(self)));
         } else {
             self.work.notify_one();
         }
     }
 }
 
-impl State {
-    /// Puts bytes into the dirty windows. Returns by how much their charge grew, which may be less than nothing.
-    fn put(&mut self, at: u64, mut data: Bytes) -> isize {
-        self.sequence += 1;
-        let sequence = self.sequence;
-        let mut grown = 0;
-        let mut at = at;
-        while !data.is_empty() {
-            let (index, start) = (at / CHUNK_SIZE, (at % CHUNK_SIZE) as u32);
-            let piece = data.split_to(data.len().min((WINDOW - start) as usize));
-            at += piece.len() as u64;
-            let end = start + piece.len() as u32;
-            let window = self.dirty.entry(index).or_default();
-            let (cost, bytes) = (window.active.cost(), window.active.bytes());
-            window.active.write(start, piece);
-            window.first.get_or_insert_with(|| (sequence, Instant::now()));
-            grown += window.active.cost() as isize - cost as isize;
-            self.dirty_bytes = self.dirty_bytes + window.active.bytes() as u64 - bytes as u64;
-            let ends = end == WINDOW && WINDOW - window.active.last_run_start() >= RUN_MIN;
-            if ends || window.active.bytes() == WINDOW as usize {
-                self.complete.insert(index);
-            }
-        }
-        grown
+/// Begins to send everything that is dirty now.
+pub(crate) fn start_flush(registry: &Registry<Inode>) {
+    for inode in registry.all_dirty() {
+        let sequence = inode.state().sequence();
+        inode.start_flush(sequence, false);
     }
-}
-
-/// What a write did to the buffer.
-struct Put {
-    /// By how much its charge grew.
-    grown: isize,
-    /// There is something to send.
-    work: bool,
-    /// Its number.
-    sequence: u64,
 }
 
 /// A write that is under way.
@@ -322,6 +272,6 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.inode.files.budget.give(self.bytes);
+        self.inode.shared.budget.give(self.bytes);
     }
 }

@@ -25,7 +25,7 @@ async fn a_write_is_seen_at_once_and_committed_by_flush() {
     assert_eq!(mount.cluster.attr(ino).size, 15);
     assert_eq!(two.read(0, 100).await.unwrap().as_ref(), b"\0\0\0\0\0\0\0\0\0\0hello");
     assert!(two.read(15, 10).await.unwrap().is_empty());
-    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(mount.files.shared.budget.used(), 0);
     drop((one, two));
     assert!(mount.files.inos().is_empty());
     assert_eq!(mount.closed.lock().unwrap()[&ino], 2);
@@ -188,7 +188,7 @@ async fn limits_are_kept() {
     assert_eq!(file.read(end - 2, 100).await.unwrap().as_ref(), b"\0x");
     assert!(file.read(u64::MAX, 100).await.unwrap().is_empty());
     assert_eq!(file.append(Bytes::from_static(b"y"), false).await, Err(FsError::FileTooLarge));
-    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(mount.files.shared.budget.used(), 0);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The cluster in memory.
 
 use crate::error::{GetError, MutateError};
-use crate::file::files::{Files, FilesConfig};
 use crate::file::open_file::{OpenFile, OpenMode};
+use crate::file::{Files, FilesConfig};
 use crate::traits::{ChunkIo, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;

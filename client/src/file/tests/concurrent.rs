@@ -62,7 +62,7 @@ async fn tasks_with_stripes_of_their_own_do_not_disturb_one_another() {
     assert_eq!(cluster.volatile_chunks(ino), 0);
     let other = Mount::new(&cluster, small());
     assert!(read(&other.open(ino), 0, 9 << 20).await.unwrap() == expected);
-    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(mount.files.shared.budget.used(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

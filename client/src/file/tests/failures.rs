@@ -18,7 +18,7 @@ async fn a_full_cluster_is_reported_to_every_handle_and_frees_the_buffer() {
     assert_eq!(writer.fsync().await, Ok(()));
     assert_eq!(other.flush().await, Err(FsError::NoSpace));
     assert_eq!(other.flush().await, Ok(()));
-    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(mount.files.shared.budget.used(), 0);
     assert_eq!(read(&writer, 0, 2000).await.unwrap(), pattern(1, 1000));
     assert_eq!(mount.stat(ino).size, 1000);
 
@@ -33,7 +33,7 @@ async fn a_full_cluster_is_reported_to_every_handle_and_frees_the_buffer() {
     writer.write(0, pattern(3, 1000), false).await.unwrap();
     assert_eq!(writer.fsync().await, Ok(()));
     assert_eq!(read(&writer, 0, 1000).await.unwrap(), pattern(3, 1000));
-    assert_eq!(mount.files.budget.used(), 0);
+    assert_eq!(mount.files.shared.budget.used(), 0);
 }
 
 #[tokio::test]
@@ -136,5 +136,5 @@ async fn new_data_is_kept_when_the_old_data_of_its_window_cannot_be_read() {
     model.truncate(cluster.attr(ino).size as usize);
     let third = Mount::new(&cluster, small());
     assert!(read(&third.open(ino), 0, 100_000).await.unwrap() == model);
-    assert_eq!(second.files.budget.used(), 0);
+    assert_eq!(second.files.shared.budget.used(), 0);
 }

@@ -245,7 +245,7 @@ impl World {
             let other = self.there.open(ino);
             assert!(read(&other, 0, 8 << 20).await.unwrap() == self.models[which]);
         }
-        assert_eq!(self.here.files.budget.used(), 0);
+        assert_eq!(self.here.files.shared.budget.used(), 0);
         drop(self.handles);
         assert!(self.here.files.inos().is_empty());
         let closed = self.here.closed.lock().unwrap();

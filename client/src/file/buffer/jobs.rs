@@ -1,8 +1,8 @@
 //! What to send next: which dirty windows go together into one chunk.
 
+use super::WriteBuffer;
 use super::extents::{ExtentMap, runs};
-use super::inode::{Flying, State};
-use super::layout::Known;
+use crate::file::layout::{Known, LayoutCache};
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX, SLICES_MERGE_AT};
 use quarry_common::slices::WINDOW;
@@ -48,57 +48,34 @@ impl JobWindow {
     }
 }
 
-impl State {
-    /// Takes the next data to send off the dirty windows: complete windows, and everything that was asked for.
-    pub(crate) fn next_job(&mut self) -> Option<Job> {
-        let idle = |index: &u64| self.dirty.get(index).is_some_and(|w| w.flying.is_none());
-        if let Some(index) = self.complete.iter().copied().find(|index| idle(index)) {
-            let window = &self.dirty[&index].active;
-            let merge = must_merge(self.layout.known(index), window);
-            return Some(self.take(&[index], merge));
-        }
-        let mut together = Vec::new();
-        let (mut bytes, mut slices) = (0, 0);
-        for (&index, window) in &self.dirty {
-            let asked_for = window.first.is_some_and(|(first, _)| first <= self.flush_to);
-            if !asked_for || window.flying.is_some() {
-                continue;
-            }
-            if must_merge(self.layout.known(index), &window.active) {
-                if together.is_empty() {
-                    return Some(self.take(&[index], true));
-                }
-                continue;
-            }
-            bytes += window.active.bytes();
-            slices += window.active.runs().len();
-            if !together.is_empty() && (bytes > CHUNK_SIZE as usize || slices > JOB_SLICES_MAX) {
-                break;
-            }
-            together.push(index);
-        }
-        (!together.is_empty()).then(|| self.take(&together, false))
+/// Chooses the windows of the next job, and whether the one window is merged.
+pub(super) fn choose(buffer: &WriteBuffer, layout: &LayoutCache) -> Option<(Vec<u64>, bool)> {
+    let idle = |index: &u64| buffer.windows.get(index).is_some_and(|w| w.flying.is_none());
+    if let Some(index) = buffer.complete.iter().copied().find(|index| idle(index)) {
+        let merge = must_merge(layout.known(index), &buffer.windows[&index].active);
+        return Some((vec![index], merge));
     }
-
-    fn take(&mut self, indexes: &[u64], merge: bool) -> Job {
-        let mut windows = Vec::with_capacity(indexes.len());
-        let (mut durable, mut size) = (false, 0);
-        let mtime = self.pending_time();
-        for &index in indexes {
-            self.complete.remove(&index);
-            let window = self.dirty.get_mut(&index).expect("it was just found");
-            let (first, _) = window.first.take().expect("it has data");
-            let active = std::mem::take(&mut window.active);
-            durable |= first <= self.durable_to;
-            size = size.max(index * CHUNK_SIZE + u64::from(active.end()));
-            let (bytes, cost) = (active.bytes(), active.cost());
-            let pieces = active.freeze();
-            window.flying = Some(Flying { first, pieces: pieces.clone(), bytes, cost });
-            windows.push(JobWindow { index, pieces });
+    let mut together = Vec::new();
+    let (mut bytes, mut slices) = (0, 0);
+    for (&index, window) in &buffer.windows {
+        let due = window.first.is_some_and(|(first, _)| first <= buffer.flush_to);
+        if !due || window.flying.is_some() {
+            continue;
         }
-        let about = About { durable, size, mtime, kill_at: self.kill_at };
-        Job { windows, about, merge }
+        if must_merge(layout.known(index), &window.active) {
+            if together.is_empty() {
+                return Some((vec![index], true));
+            }
+            continue;
+        }
+        bytes += window.active.bytes();
+        slices += window.active.runs().len();
+        if !together.is_empty() && (bytes > CHUNK_SIZE as usize || slices > JOB_SLICES_MAX) {
+            break;
+        }
+        together.push(index);
     }
+    (!together.is_empty()).then_some((together, false))
 }
 
 /// Whether the window should be merged rather than get more slices.

@@ -1,16 +1,13 @@
 //! Bringing chunks that were put into the namespace, and what follows for the inode.
 
-use super::flusher::{Outcome, Prepared, cannot_merge, put_merged, put_packed};
-use super::inode::{Inode, State};
-use super::jobs::{About, JobWindow};
-use super::layout::Change;
+use super::Outcome;
+use super::put::{Prepared, cannot_merge, put_merged, put_packed};
 use crate::error::MutateError;
-use bytes::Bytes;
+use crate::file::buffer::{About, JobWindow};
+use crate::file::inode::Inode;
 use quarry_common::ids::WindowIndex;
-use quarry_common::limits::CHUNK_SIZE;
-use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, Commit, Mutation, MutationReply, WindowCommit};
+use quarry_common::wire::fs::{Attr, Commit, Mutation, MutationReply};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +76,7 @@ async fn commit_one(inode: &Arc<Inode>, job: Prepared) {
             }
         };
         for index in job.indexes() {
-            inode.state().layout.forget(index..index + 1);
+            inode.state().forget_windows(index..index + 1);
             match put_again(inode, index, job.about, must_merge, rounds).await {
                 Ok(again) => left.push_back(again),
                 Err(error) => inode.failed(&[index], error),
@@ -106,14 +103,14 @@ async fn put_again(
             result => return result,
         }
     }
-    let pieces = inode.state().flying(index);
+    let pieces = inode.state().flying(index).to_vec();
     put_packed(inode, vec![JobWindow { index, pieces }], about).await
 }
 
 /// Sends one commit for all jobs, putting chunks again that the NameNode does not take.
 async fn send(inode: &Inode, jobs: &mut [Prepared]) -> Result<Committed, Refused> {
     for attempt in 0..REWRITES_MAX {
-        match inode.files.meta.mutate(Mutation::Commit(make_commit(inode, jobs))).await {
+        match inode.shared.meta.mutate(Mutation::Commit(make_commit(inode, jobs))).await {
             Ok(MutationReply::Committed { attr, windows }) => return Ok((attr, windows)),
             Ok(other) => {
                 tracing::error!(?other, "the NameNode answers a commit with something else");
@@ -128,7 +125,7 @@ async fn send(inode: &Inode, jobs: &mut [Prepared]) -> Result<Committed, Refused
                     tracing::error!(%chunk, "the NameNode refuses a chunk that was not offered");
                     return Err(FsError::Io.into());
                 };
-                job.chunk = inode.files.io.put(inode.ino, job.data.clone(), job.about.durable).await?;
+                job.chunk = inode.shared.io.put(inode.ino, job.data.clone(), job.about.durable).await?;
                 job.name_chunk();
             }
         }
@@ -157,25 +154,19 @@ impl Inode {
     fn committed(&self, jobs: &[Prepared], attr: &Attr, windows: &[(WindowIndex, u64, u32)]) {
         for job in jobs {
             // What was just written is often read next, and it is in memory anyway.
-            self.files.fetcher.cache().insert(job.chunk.info.id, 0, &job.data);
+            self.shared.fetcher.cache().insert(job.chunk.info.id, 0, &job.data);
             if !job.about.durable {
-                self.files.unsynced.add(self.ino, job.chunk.clone());
+                self.shared.unsynced.add(self.ino, job.chunk.clone());
             }
         }
-        let mut state = self.state();
-        let size_before = state.attr.size;
-        let alone = state.observe_own(attr);
         let placed = jobs.iter().flat_map(|job| &job.windows);
-        for (window, (index, version, count)) in placed.zip(windows) {
+        let placed = placed.zip(windows).map(|(window, (index, version, count))| {
             debug_assert_eq!(window.index, *index);
-            let change = change(window, alone, size_before);
-            state.layout.committed(index.0, *version, *count as usize, change);
-        }
-        if let Some(kill_at) = jobs.iter().filter_map(|job| job.about.kill_at).max() {
-            state.kill_at = state.kill_at.filter(|at| *at > kill_at);
-        }
-        let indexes = jobs.iter().flat_map(|job| &job.windows).map(|w| w.index.0);
-        let settled = state.settle(indexes);
+            (window, *version, *count)
+        });
+        let kill_at = jobs.iter().filter_map(|job| job.about.kill_at).max();
+        let mut state = self.state();
+        let settled = state.committed(attr, placed, kill_at);
         self.after(settled, state);
     }
 
@@ -183,62 +174,7 @@ impl Inode {
     fn failed(&self, indexes: &[u64], error: FsError) {
         tracing::warn!(ino = %self.ino, windows = ?indexes, %error, "written data is lost");
         let mut state = self.state();
-        state.errors.record(error);
-        let settled = state.settle(indexes.iter().copied());
+        let settled = state.failed(indexes, error);
         self.after(settled, state);
-    }
-
-    fn after(&self, cost: usize, mut state: std::sync::MutexGuard<'_, State>) {
-        let mut closed = 0;
-        if state.dirty.is_empty() {
-            state.kill_at = None;
-            state.replaced = false;
-            closed = std::mem::take(&mut state.closing);
-            self.files.unkeep(self.ino);
-        }
-        drop(state);
-        self.files.budget.give(cost);
-        self.settled.notify_waiters();
-        for _ in 0..closed {
-            (self.files.closed)(self.ino);
-        }
-    }
-}
-
-impl State {
-    /// The data of a window that are on their way.
-    fn flying(&self, index: u64) -> Vec<(u32, Bytes)> {
-        let flying = self.dirty.get(&index).and_then(|w| w.flying.as_ref());
-        flying.map(|flying| flying.pieces.clone()).expect("a job's data fly until it is settled")
-    }
-
-    /// The flying data of these windows is committed or lost. Returns what it held of the budget.
-    fn settle(&mut self, indexes: impl Iterator<Item = u64>) -> usize {
-        let mut cost = 0;
-        for index in indexes {
-            let Some(window) = self.dirty.get_mut(&index) else { continue };
-            if let Some(flying) = window.flying.take() {
-                self.dirty_bytes -= flying.bytes as u64;
-                cost += flying.cost;
-            }
-            if window.active.is_empty() {
-                self.dirty.remove(&index);
-            }
-        }
-        cost
-    }
-}
-
-/// What a commit did to a window. `alone`: nobody else changed the file since its layout was last known.
-fn change(window: &WindowCommit, alone: bool, size_before: u64) -> Change<'_> {
-    let whole = matches!(window.slices.as_slice(), [only] if only.position == 0 && only.length == WINDOW);
-    // There is never a slice beyond the end of a file.
-    let was_empty = alone && window.index.0 * CHUNK_SIZE >= size_before;
-    if window.replaces.is_some() || whole || was_empty {
-        Change::Replace(&window.slices)
-    } else if alone {
-        Change::Append(&window.slices)
-    } else {
-        Change::Unknown
     }
 }

@@ -1,10 +1,10 @@
 //! Writing anew what a window shows, so that its list of slices becomes short.
 
-use super::inode::Inode;
-use super::load::LOADS_MAX;
-use super::reader::{GONE_PAUSE, wanted};
-use super::resolve::{Resolver, Segment, Source};
 use crate::error::GetError;
+use crate::file::inode::Inode;
+use crate::file::load::LOADS_MAX;
+use crate::file::reader::{GONE_PAUSE, wanted};
+use crate::file::resolve::{Segment, Source};
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use quarry_common::slices::WINDOW;
@@ -37,7 +37,7 @@ impl Inode {
             match self.assemble(segments).await {
                 Ok((data, slices)) => return Ok(Merged { replaces: version, data, slices }),
                 Err(GetError::Gone) => {
-                    self.state().layout.forget(index..index + 1);
+                    self.state().forget_windows(index..index + 1);
                     tokio::time::sleep(GONE_PAUSE * attempt).await;
                 }
                 Err(GetError::Fs(error)) => return Err(error),
@@ -50,17 +50,9 @@ impl Inode {
     /// What the window will show, and the version of its list that this is made from.
     async fn window(&self, index: u64) -> Result<(u64, Vec<Segment>), FsError> {
         for _ in 0..LOADS_MAX {
-            {
-                let state = self.state();
-                let known = state.layout.known(index);
-                if let Some((known, slices)) = known.and_then(|k| Some((k, k.slices.as_ref()?))) {
-                    let mut resolver = Resolver::new(0..WINDOW);
-                    if let Some(flying) = state.dirty.get(&index).and_then(|w| w.flying.as_ref()) {
-                        resolver.local(&flying.pieces);
-                    }
-                    resolver.slices(slices);
-                    return Ok((known.version, resolver.finish()));
-                }
+            let known = self.state().resolve_flying(index);
+            if let Some(known) = known {
+                return Ok(known);
             }
             self.load(index).await?;
         }
@@ -72,7 +64,7 @@ impl Inode {
         let kept: Vec<Segment> = segments.into_iter().filter(|s| !is_hole(s)).collect();
         let parts = kept.iter().map(|segment| async move {
             match (&segment.source, wanted(segment)) {
-                (_, Some(wanted)) => self.files.fetcher.read(&wanted, false).await,
+                (_, Some(wanted)) => self.shared.fetcher.read(&wanted, false).await,
                 (Source::Local(data), None) => Ok(vec![data.clone()]),
                 (_, None) => Ok(vec![Bytes::from(vec![0; segment.length as usize])]),
             }

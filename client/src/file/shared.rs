@@ -1,0 +1,88 @@
+//! What the files of a mount share: the way to the cluster, memory, and their settings.
+
+use super::budget::Budget;
+use super::cache::BlockCache;
+use super::fetch::Fetcher;
+use super::unsynced::Unsynced;
+use crate::traits::{ChunkIo, Meta};
+use quarry_common::ids::Ino;
+use quarry_host::clock::Clock;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// Sizes of a mount's memory and how much goes on at once.
+#[derive(Clone, Debug)]
+pub(crate) struct FilesConfig {
+    /// Bytes of chunks kept for reading.
+    pub(crate) cache_bytes: usize,
+    /// Written bytes that may wait for the cluster.
+    pub(crate) write_buffer_bytes: usize,
+    /// Bytes that a sequential reader is ahead of itself, at most.
+    pub(crate) prefetch_bytes: u64,
+    /// Chunks that are sent at once.
+    pub(crate) puts: usize,
+    /// Pieces of chunks that are fetched at once.
+    pub(crate) gets: usize,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 256 << 20,
+            write_buffer_bytes: 64 << 20,
+            prefetch_bytes: 16 << 20,
+            puts: 8,
+            gets: 32,
+        }
+    }
+}
+
+/// Called once for each handle that is closed, when its inode has no dirty data left: from then on, the NameNode need not keep
+/// the inode for this handle.
+pub(crate) type Closed = Box<dyn Fn(Ino) + Send + Sync>;
+
+/// Shared by all files of one mount.
+pub(crate) struct Shared {
+    pub(crate) meta: Arc<dyn Meta>,
+    pub(crate) io: Arc<dyn ChunkIo>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: FilesConfig,
+    pub(crate) budget: Budget,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) puts: Semaphore,
+    pub(crate) unsynced: Unsynced,
+    pub(crate) runtime: Handle,
+    pub(crate) closed: Closed,
+}
+
+impl Shared {
+    /// Must be called within a tokio runtime, which will run the background work.
+    pub(crate) fn new(
+        meta: Arc<dyn Meta>,
+        io: Arc<dyn ChunkIo>,
+        clock: Arc<dyn Clock>,
+        config: FilesConfig,
+        closed: Closed,
+    ) -> Self {
+        let cache = BlockCache::new(config.cache_bytes);
+        Self {
+            fetcher: Fetcher::new(Arc::clone(&io), cache, config.gets),
+            budget: Budget::new(config.write_buffer_bytes),
+            puts: Semaphore::new(config.puts),
+            unsynced: Unsynced::default(),
+            runtime: Handle::current(),
+            meta,
+            io,
+            clock,
+            config,
+            closed,
+        }
+    }
+
+    /// How far a reader may be ahead. It shares the cache with what it has not read yet: what comes too early is
+    /// gone too early.
+    pub(crate) fn prefetch_max(&self) -> u64 {
+        self.config.prefetch_bytes.min(self.config.cache_bytes as u64 / 4)
+    }
+}
