@@ -2,16 +2,15 @@
 //!
 //! - `disk`: files behind a trait, with a faulty twin for tests.
 //! - `store`: chunks in data directories. Blocking, knows no network.
-//! - `server`: answers requests, a stream each; `peers` are its connections to other DataNodes.
-//! - `namenode`: registration, heartbeats, reports.
+//! - `server`: answers requests, a stream each.
+//! - `namenode_client`: the conversation with the NameNode: registration, heartbeats, reports.
 //! - `background`: the syncer, the scrubber, and who asks for free space.
 
 mod background;
 mod blocking;
 mod config;
 mod disk;
-mod namenode;
-mod peers;
+mod namenode_client;
 mod run;
 mod server;
 mod store;

@@ -4,12 +4,12 @@ use crate::background;
 use crate::blocking::Blocking;
 use crate::config::DataNodeConfig;
 use crate::disk::{Disk, RealDisk};
-use crate::namenode::{Introduction, NameNode};
-use crate::peers::Peers;
+use crate::namenode_client::{Introduction, NameNodeClient};
 use crate::server::Server;
 use crate::store::{Options, Owner, Store};
 use anyhow::{Context, bail, ensure};
 use quarry_common::wire::cluster::RegisterNode;
+use quarry_datanode_client::DataNodeClient;
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::Transport;
 use rand::Rng;
@@ -64,10 +64,16 @@ pub(crate) async fn run_on(
         namenode: config.namenode.clone(),
         heartbeat_interval: config.heartbeat_interval,
     };
-    let namenode = NameNode::new();
-    let peers = Peers::new(transport.clone());
-    let server =
-        Server::new(config.node, store.clone(), blocking.clone(), peers, namenode.clone(), shutdown.clone());
+    let namenode = NameNodeClient::new();
+    let datanodes = DataNodeClient::new(transport.clone());
+    let server = Server::new(
+        config.node,
+        store.clone(),
+        blocking.clone(),
+        datanodes,
+        namenode.clone(),
+        shutdown.clone(),
+    );
 
     let mut tasks = JoinSet::new();
     {

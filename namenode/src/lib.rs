@@ -18,7 +18,6 @@
 
 mod board;
 mod config;
-mod datanodes;
 mod entry;
 mod handle;
 mod home;

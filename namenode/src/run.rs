@@ -2,7 +2,6 @@
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
-use crate::datanodes::DataNodes;
 use crate::handle::{Event, Handle};
 use crate::home::Home;
 use crate::kv::RedbBase;
@@ -10,6 +9,7 @@ use crate::owner::{COMMITTED_MAX, Fatal, Inputs, Owner, Surroundings};
 use crate::workers::{self, Checkpointer, FsckDesk, Tools};
 use crate::{service, workers::save};
 use anyhow::{Context, anyhow, bail};
+use quarry_datanode_client::DataNodeClient;
 use quarry_host::clock::{Clock, SystemClock};
 use quarry_log::{Committed, Log, LogConfig};
 use quarry_namenode_core::{Base, Body, Outcome, State};
@@ -132,7 +132,7 @@ async fn serve(
     let tools = Tools {
         owner: running.owner.clone(),
         config: config.clone(),
-        datanodes: Arc::new(DataNodes::new(transport.clone())),
+        datanodes: Arc::new(DataNodeClient::new(transport.clone())),
         checkpointer: Arc::new(Checkpointer::new(
             running.owner.clone(),
             running.base.clone(),

@@ -2,7 +2,6 @@
 
 use super::nodes::DataNode;
 use super::placement::Table;
-use super::wire::{self, Failure};
 use super::{PAUSE_FIRST, PAUSE_MAX, Transfer};
 use crate::backoff::Backoff;
 use crate::error::GetError;
@@ -13,6 +12,7 @@ use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{GroupDigest, MemberState};
 use quarry_common::wire::error::FsError;
+use quarry_datanode_client::{CallError, DataNodeClient};
 use rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +118,7 @@ impl Transfer {
         let mut round = Round::default();
         let mut seen = 0;
         let mut slow: Option<&Candidate> = None;
-        let begin = |c, hedge| attempt(c, (id, offset, length), &progress, hedge);
+        let begin = |c, hedge| attempt(&self.datanodes, c, (id, offset, length), &progress, hedge);
         if let Some(first) = waiting.next() {
             slow = Some(first);
             asked.push(begin(first, None));
@@ -156,18 +156,18 @@ impl Transfer {
 }
 
 impl Round {
-    fn count(&mut self, id: ChunkId, candidate: &Candidate, failure: &Failure) {
-        let node: NodeId = candidate.node.id;
+    fn count(&mut self, id: ChunkId, candidate: &Candidate, failure: &CallError) {
+        let node: NodeId = candidate.node.id();
         match failure {
-            Failure::Missing if candidate.serving => self.missing += 1,
+            CallError::Missing if candidate.serving => self.missing += 1,
             // It never said that it had everything.
-            Failure::Missing => {}
-            Failure::Corrupt(what) => {
+            CallError::Missing => {}
+            CallError::Corrupt(what) => {
                 tracing::warn!(chunk = %id, %node, what, "a replica is corrupt");
                 self.corrupt += 1;
             }
-            Failure::Away(why) | Failure::Refused(why) => {
-                tracing::debug!(chunk = %id, %node, why, "a member does not give a chunk");
+            CallError::Away(_) | CallError::NoSpace | CallError::Refused(_) => {
+                tracing::debug!(chunk = %id, %node, error = %failure, "a member does not give a chunk");
                 // One that is catching up or was left behind is not waited for.
                 self.away += usize::from(candidate.serving);
             }
@@ -177,11 +177,12 @@ impl Round {
 
 /// One member's chance.
 async fn attempt<'a>(
+    datanodes: &DataNodeClient,
     candidate: &'a Candidate,
     (id, offset, length): (ChunkId, u32, u32),
     progress: &AtomicU64,
     _hedge: Option<SemaphorePermit<'_>>,
-) -> (&'a Candidate, Result<Bytes, Failure>) {
+) -> (&'a Candidate, Result<Bytes, CallError>) {
     let node = &candidate.node;
     let _busy = node.begin_read();
     let read = async {
@@ -193,14 +194,14 @@ async fn attempt<'a>(
                 node.answered_in(begun.elapsed());
             }
         };
-        wire::read(node, id, offset, length, &arrived).await
+        datanodes.read(&node.endpoint, (id, offset, length), &arrived).await
     };
     let result = read.await;
     match &result {
-        Ok(_) | Err(Failure::Missing) => node.succeeded(),
-        Err(Failure::Away(reason)) => node.failed_now(reason),
+        Ok(_) | Err(CallError::Missing) => node.succeeded(),
+        Err(away @ CallError::Away(_)) => node.failed_now(&away.to_string()),
         // The chunk is rotten, or the request is; the node as such may be well.
-        Err(Failure::Corrupt(_) | Failure::Refused(_)) => {}
+        Err(CallError::Corrupt(_) | CallError::Refused(_) | CallError::NoSpace) => {}
     }
     (candidate, result)
 }

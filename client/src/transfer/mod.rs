@@ -14,7 +14,6 @@ mod nodes;
 mod placement;
 mod put;
 mod sync;
-mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -25,11 +24,13 @@ use crate::traits::ChunkIo;
 use async_trait::async_trait;
 use bytes::Bytes;
 use grants::Grants;
-use nodes::Nodes;
+use nodes::{DataNode, Nodes};
 pub(crate) use placement::{PlacementCache, ask as ask_placement, follow};
 use quarry_common::ids::{ChunkId, Ino};
+use quarry_common::wire::data::WriteChunk;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::NewChunk;
+use quarry_datanode_client::{Away, CallError, DataNodeClient, Written, timing};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -44,6 +45,7 @@ const HEDGES: usize = 8;
 pub(crate) struct Transfer {
     session: Arc<Session>,
     placement: Arc<PlacementCache>,
+    datanodes: DataNodeClient,
     nodes: Nodes,
     grants: Grants,
     /// Second attempts that may be under way: when everything is slow they must not make it slower.
@@ -52,8 +54,22 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     pub(crate) fn new(session: Arc<Session>, placement: Arc<PlacementCache>) -> Self {
-        let nodes = Nodes::new(session.transport().clone());
-        Self { session, placement, nodes, grants: Grants::default(), hedges: Semaphore::new(HEDGES) }
+        let datanodes = DataNodeClient::new(session.transport().clone());
+        Self {
+            session,
+            placement,
+            datanodes,
+            nodes: Nodes::default(),
+            grants: Grants::default(),
+            hedges: Semaphore::new(HEDGES),
+        }
+    }
+
+    /// Sends a chunk to a node and along the chain behind it.
+    async fn write(&self, node: &DataNode, header: WriteChunk, data: Bytes) -> Result<Written, CallError> {
+        let writing = self.datanodes.write(&node.endpoint, header, &data);
+        let late = |_| Err(Away::Late(timing::WRITE).into());
+        tokio::time::timeout(timing::WRITE, writing).await.unwrap_or_else(late)
     }
 }
 

@@ -1,9 +1,8 @@
-//! Connections to DataNodes, one each, and what experience tells about the node.
+//! DataNodes as this mount knows them: where each is, and what experience tells about it.
 
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::Node;
-use quarry_net::identity::Role;
-use quarry_net::transport::{Connection, Expect, Transport};
+use quarry_common::wire::data::Endpoint;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,29 +13,20 @@ use tokio::time::Instant;
 /// Transfers to one node at once, reads and writes each: beyond four or so a connection carries no more, and what waits
 /// here instead of there can still go to another node.
 const AT_ONCE: usize = 12;
-/// A node that could not be reached is not tried again for this long.
-const REDIAL_AFTER: Duration = Duration::from_millis(300);
 /// A node that failed is avoided for this long: until the NameNode has noticed as well.
 const TROUBLE: Duration = Duration::from_secs(4);
-/// Shorter than a transfer's patience, longer than a handshake over a bad line.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The weight of the past in the mean time of answers: seven eighths.
 const LATENCY_SHIFT: u32 = 3;
 
 /// All nodes that were ever needed.
-pub(super) struct Nodes {
-    transport: Arc<dyn Transport>,
-    nodes: Mutex<HashMap<NodeId, Arc<DataNode>>>,
-}
+#[derive(Default)]
+pub(super) struct Nodes(Mutex<HashMap<NodeId, Arc<DataNode>>>);
 
 /// One node.
 pub(super) struct DataNode {
-    pub(super) id: NodeId,
-    pub(super) address: String,
+    pub(super) endpoint: Endpoint,
     pub(super) reads: Semaphore,
     pub(super) writes: Semaphore,
-    transport: Arc<dyn Transport>,
-    line: tokio::sync::Mutex<Line>,
     /// Mean time to the first byte of a read in microseconds; 0 when nothing is known.
     latency_us: AtomicU32,
     /// Reads that wait or are under way.
@@ -44,33 +34,19 @@ pub(super) struct DataNode {
     failed: Mutex<Option<Instant>>,
 }
 
-#[derive(Default)]
-struct Line {
-    connection: Option<Arc<dyn Connection>>,
-    /// When and why the last attempt failed.
-    failed: Option<(Instant, String)>,
-}
-
 impl Nodes {
-    pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, nodes: Mutex::default() }
-    }
-
     /// The node as the table has it: a new address is another node to us.
     pub(super) fn of(&self, node: &Node) -> Arc<DataNode> {
         let mut nodes = self.nodes();
         if let Some(known) = nodes.get(&node.id)
-            && known.address == node.address
+            && known.endpoint.address == node.address
         {
             return known.clone();
         }
         let new = Arc::new(DataNode {
-            id: node.id,
-            address: node.address.clone(),
+            endpoint: Endpoint { node: node.id, address: node.address.clone() },
             reads: Semaphore::new(AT_ONCE),
             writes: Semaphore::new(AT_ONCE),
-            transport: self.transport.clone(),
-            line: tokio::sync::Mutex::default(),
             latency_us: AtomicU32::new(0),
             busy: AtomicUsize::new(0),
             failed: Mutex::default(),
@@ -87,43 +63,19 @@ impl Nodes {
     /// Nodes that failed lately.
     pub(super) fn in_trouble(&self) -> Vec<NodeId> {
         let mut ids: Vec<NodeId> =
-            self.nodes().values().filter(|n| n.is_in_trouble()).map(|n| n.id).collect();
+            self.nodes().values().filter(|n| n.is_in_trouble()).map(|n| n.id()).collect();
         ids.sort_unstable();
         ids
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<DataNode>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DataNode {
-    /// The connection, made if there is none.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub(super) async fn connection(&self) -> Result<Arc<dyn Connection>, String> {
-        let mut line = self.line.lock().await;
-        if let Some(connection) = line.connection.as_ref().filter(|c| !c.is_closed()) {
-            return Ok(connection.clone());
-        }
-        if let Some((at, why)) = &line.failed
-            && at.elapsed() < REDIAL_AFTER
-        {
-            return Err(why.clone());
-        }
-        let expect = Expect { role: Role::DataNode, id: Some(self.id.to_string()) };
-        let dial = self.transport.connect(&self.address, &expect);
-        let why = match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
-            Ok(Ok(connection)) => {
-                *line = Line { connection: Some(connection.clone()), failed: None };
-                return Ok(connection);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("{} does not answer", self.address),
-        };
-        *line = Line { connection: None, failed: Some((Instant::now(), why.clone())) };
-        Err(why)
+    pub(super) fn id(&self) -> NodeId {
+        self.endpoint.node
     }
 
     /// It did what it was asked for.
@@ -135,9 +87,9 @@ impl DataNode {
     pub(super) fn failed_now(&self, reason: &str) {
         let before = self.failed().replace(Instant::now());
         if before.is_none() {
-            tracing::info!(node = %self.id, reason, "a DataNode fails");
+            tracing::info!(node = %self.id(), reason, "a DataNode fails");
         } else {
-            tracing::debug!(node = %self.id, reason, "a DataNode fails");
+            tracing::debug!(node = %self.id(), reason, "a DataNode fails");
         }
     }
 

@@ -2,16 +2,16 @@
 
 use super::grants::is_good;
 use super::placement::Table;
-use super::wire::{self, Failure};
 use super::{PAUSE_FIRST, PAUSE_MAX, Transfer};
 use crate::backoff::Backoff;
 use bytes::Bytes;
 use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::{ChunkId, Ino, NodeId};
 use quarry_common::limits::CHUNK_SIZE;
-use quarry_common::wire::data::{ChainHop, WriteChunk};
+use quarry_common::wire::data::{Endpoint, WriteChunk};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{ChunkInfo, NewChunk};
+use quarry_datanode_client::{CallError, Written};
 use std::sync::Arc;
 
 /// Smaller data is hashed at once: handing it to another thread would take longer.
@@ -142,10 +142,10 @@ impl Transfer {
 
     /// Sends the chunk along a chain of members. Returns those that failed, at least one unless all have it.
     async fn chain(&self, upload: &mut Upload, table: &Table, members: &[NodeId]) -> Vec<NodeId> {
-        let hops: Vec<ChainHop> = members
+        let hops: Vec<Endpoint> = members
             .iter()
             .filter_map(|id| table.node(*id))
-            .map(|node| ChainHop { node: node.id, address: node.address.clone() })
+            .map(|node| Endpoint { node: node.id, address: node.address.clone() })
             .collect();
         let Some(first) = table.node(members[0]).map(|node| self.nodes.of(node)) else {
             return members.to_vec();
@@ -160,7 +160,7 @@ impl Transfer {
         };
         let send = async {
             let _permit = first.writes.acquire().await.expect("the semaphore is never closed");
-            wire::write(&first, header, upload.data.clone()).await
+            self.write(&first, header, upload.data.clone()).await
         };
         let result = tokio::select! {
             result = send => result,
@@ -171,7 +171,7 @@ impl Transfer {
             }
         };
         match result {
-            Ok((holders, failed)) => {
+            Ok(Written { holders, failed }) => {
                 let holders: Vec<NodeId> = holders.into_iter().filter(|n| members.contains(n)).collect();
                 for node in holders.iter().filter_map(|id| table.node(*id)) {
                     self.nodes.of(node).succeeded();
@@ -190,7 +190,7 @@ impl Transfer {
                 without
             }
             Err(failure) => {
-                upload.refused |= matches!(failure, Failure::Refused(_));
+                upload.refused |= matches!(failure, CallError::Refused(_));
                 first.failed_now(&failure.to_string());
                 vec![members[0]]
             }

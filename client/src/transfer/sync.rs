@@ -2,7 +2,6 @@
 
 use super::nodes::DataNode;
 use super::placement::Table;
-use super::wire::{self, Failure};
 use super::{PAUSE_FIRST, PAUSE_MAX, Transfer};
 use crate::backoff::Backoff;
 use crate::error::GetError;
@@ -12,6 +11,7 @@ use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::data::{IDS_MAX, WriteChunk};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::NewChunk;
+use quarry_datanode_client::CallError;
 use std::collections::BTreeMap;
 
 /// How it went at one holder.
@@ -76,14 +76,14 @@ impl Transfer {
         let Some(node) = table.node(holder).map(|node| self.nodes.of(node)) else {
             return Outcome::Again(holder, ids);
         };
-        match wire::sync(&node, ids.clone()).await {
+        match self.datanodes.sync(&node.endpoint, ids.clone()).await {
             Ok(()) => Outcome::Done,
-            Err(Failure::Missing | Failure::Corrupt(_)) => self.repair(&node, ids, chunks).await,
-            Err(Failure::Away(reason)) => {
-                node.failed_now(&reason);
+            Err(CallError::Missing | CallError::Corrupt(_)) => self.repair(&node, ids, chunks).await,
+            Err(error @ (CallError::Away(_) | CallError::NoSpace)) => {
+                node.failed_now(&error.to_string());
                 Outcome::Again(holder, ids)
             }
-            Err(Failure::Refused(reason)) => {
+            Err(CallError::Refused(reason)) => {
                 tracing::error!(node = %holder, reason, "a node refuses to sync");
                 Outcome::Lost(FsError::Io)
             }
@@ -99,10 +99,10 @@ impl Transfer {
         chunks: &BTreeMap<ChunkId, &NewChunk>,
     ) -> Outcome {
         for (done, id) in ids.iter().enumerate() {
-            match wire::sync(node, vec![*id]).await {
+            match self.datanodes.sync(&node.endpoint, vec![*id]).await {
                 Ok(()) => continue,
-                Err(Failure::Missing | Failure::Corrupt(_)) => {}
-                Err(_) => return Outcome::Again(node.id, ids[done..].to_vec()),
+                Err(CallError::Missing | CallError::Corrupt(_)) => {}
+                Err(_) => return Outcome::Again(node.id(), ids[done..].to_vec()),
             }
             let Some(info) = chunks.get(id).map(|chunk| chunk.info) else { continue };
             let data = match self.get_hard(*id, 0, info.length).await {
@@ -110,7 +110,7 @@ impl Transfer {
                 Ok(_) | Err(GetError::Gone) => return Outcome::Lost(FsError::Io),
                 Err(GetError::Fs(error)) => return Outcome::Lost(error),
             };
-            tracing::warn!(chunk = %id, node = %node.id, "giving a node again what it lost");
+            tracing::warn!(chunk = %id, node = %node.id(), "giving a node again what it lost");
             let header = WriteChunk {
                 id: *id,
                 length: info.length,
@@ -119,13 +119,13 @@ impl Transfer {
                 durable: true,
                 chain: Vec::new(),
             };
-            match wire::write(node, header, data).await {
+            match self.write(node, header, data).await {
                 Ok(_) => {}
-                Err(Failure::Refused(reason)) => {
-                    tracing::error!(chunk = %id, node = %node.id, reason, "a node refuses what it lost");
+                Err(CallError::Refused(reason)) => {
+                    tracing::error!(chunk = %id, node = %node.id(), reason, "a node refuses what it lost");
                     return Outcome::Lost(FsError::Io);
                 }
-                Err(_) => return Outcome::Again(node.id, ids[done..].to_vec()),
+                Err(_) => return Outcome::Again(node.id(), ids[done..].to_vec()),
             }
         }
         Outcome::Done

@@ -8,10 +8,10 @@ use super::error::ServiceError;
 use crate::ids::{ChunkId, NodeId, PgId};
 use serde::{Deserialize, Serialize};
 
-/// A member of the chain that the chunk is forwarded along.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChainHop {
-    /// Which node.
+/// Where a DataNode is: a member of a chain, or the source of a sync.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its number, which its certificate must prove.
     pub node: NodeId,
     /// `host:port` where it listens.
     pub address: String,
@@ -31,7 +31,7 @@ pub struct WriteChunk {
     /// Answer only after the chunk is on disk (file and directory synced) on every member of the chain.
     pub durable: bool,
     /// The members after the receiver, in order.
-    pub chain: Vec<ChainHop>,
+    pub chain: Vec<Endpoint>,
 }
 
 /// A request to a DataNode.
@@ -79,7 +79,7 @@ pub enum DataRequest {
         /// Which group.
         pg: PgId,
         /// A serving member.
-        source: ChainHop,
+        source: Endpoint,
     },
     /// From a NameNode. Answer: [`DataReply::Digest`].
     Digest {

@@ -8,8 +8,7 @@ mod write;
 mod tests;
 
 use crate::blocking::Blocking;
-use crate::namenode::NameNode;
-use crate::peers::Peers;
+use crate::namenode_client::NameNodeClient;
 use crate::store::{Store, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,6 +16,7 @@ use group_sync::GroupSyncs;
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, IDS_MAX};
 use quarry_common::wire::error::ServiceError;
+use quarry_datanode_client::DataNodeClient;
 use quarry_net::frame;
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::{Connection, Listener, RecvStream, SendStream, Stream, TransportError};
@@ -47,8 +47,8 @@ pub(crate) struct Server {
     node: NodeId,
     store: Arc<Store>,
     blocking: Blocking,
-    peers: Peers,
-    namenode: Arc<NameNode>,
+    datanodes: DataNodeClient,
+    namenode: Arc<NameNodeClient>,
     group_syncs: GroupSyncs,
     write_turns: write::Turns,
     reads: Semaphore,
@@ -61,15 +61,15 @@ impl Server {
         node: NodeId,
         store: Arc<Store>,
         blocking: Blocking,
-        peers: Peers,
-        namenode: Arc<NameNode>,
+        datanodes: DataNodeClient,
+        namenode: Arc<NameNodeClient>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
             store,
             blocking,
-            peers,
+            datanodes,
             namenode,
             group_syncs: GroupSyncs::default(),
             write_turns: write::Turns::default(),

@@ -6,7 +6,7 @@ use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
 use quarry_common::wire::cluster::{Node, NodeState, Placement};
-use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, IDS_MAX, WriteChunk};
+use quarry_common::wire::data::{DataReply, DataRequest, Endpoint, IDS_MAX, WriteChunk};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_net::identity::Role;
@@ -111,7 +111,7 @@ async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
     cluster.namenode.set_placement(Placement { nodes: vec![lost], ..Placement::default() });
     // Takes connections and never answers.
     let listener = cluster.transport(Role::DataNode, "7").listen(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let hangs = ChainHop { node: NodeId(7), address: listener.local_address().to_string() };
+    let hangs = Endpoint { node: NodeId(7), address: listener.local_address().to_string() };
     let hanging = tokio::spawn(async move {
         let mut taken = Vec::new();
         while let Some(connection) = listener.accept().await {
@@ -123,7 +123,7 @@ async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
     written(&[1], &[7], &reply);
     let DataReply::Written { failed, .. } = reply else { unreachable!() };
     assert!(failed[0].1.contains("NameNode"), "it is given up when the NameNode says so: {failed:?}");
-    let impostor = ChainHop { node: NodeId(8), address: cluster.hop(2).address };
+    let impostor = Endpoint { node: NodeId(8), address: cluster.hop(2).address };
     written(&[1], &[8], &client.put(id(2), FULL, false, &[impostor]).await.unwrap());
     hanging.abort();
 }

@@ -1,6 +1,6 @@
 //! Taking a chunk in, and passing it on at the same time.
 
-use super::chain::{self, Feed};
+use super::chain::{self, Fed, Feed};
 use super::{Server, turn};
 use crate::store::{Trailer, blocks, length_fits};
 use bytes::{Bytes, BytesMut};
@@ -8,6 +8,7 @@ use quarry_common::checksum::crc32c;
 use quarry_common::limits::{BLOCK_SIZE, PG_MEMBERS_MAX};
 use quarry_common::wire::data::{DataReply, WriteChunk};
 use quarry_common::wire::error::ServiceError;
+use quarry_datanode_client::Written;
 use quarry_net::transport::{RecvStream, TransportError};
 use std::array;
 use std::time::Duration;
@@ -45,7 +46,8 @@ impl Server {
         check(&header).map_err(ServiceError::BadRequest)?;
         let behind = &self.write_turns.0[header.chain.len()];
         let _turn = turn(behind).await?;
-        let (feed, fed) = watch::channel(Vec::with_capacity(header.block_crcs.len()));
+        let (feed, blocks) = watch::channel(Vec::with_capacity(header.block_crcs.len()));
+        let fed = Fed::new(blocks, header.block_crcs.len());
         let ours = async {
             let data = receive(&header, recv, feed).await?;
             let durable = header.durable;
@@ -57,8 +59,8 @@ impl Server {
             };
             self.on_disk(move |store| store.put(&trailer, &data, durable)).await.map_err(ServiceError::from)
         };
-        let (ours, chain::Passed { mut holders, failed }) =
-            futures::join!(ours, chain::pass_on(&self.peers, &self.namenode, &header, &fed));
+        let (ours, Written { mut holders, failed }) =
+            futures::join!(ours, chain::pass_on(&self.datanodes, &self.namenode, &header, &fed));
         ours?;
         holders.insert(0, self.node);
         Ok(DataReply::Written { holders, failed })

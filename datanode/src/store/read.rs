@@ -8,7 +8,7 @@ use super::index::Place;
 use super::trailer::{Trailer, TrailerError, trailer_size};
 use crate::disk::DiskFile;
 use bytes::Bytes;
-use quarry_common::checksum::{crc32c, sha256};
+use quarry_common::checksum::{first_bad_block, sha256};
 use quarry_common::ids::ChunkId;
 use quarry_common::limits::BLOCK_SIZE;
 use std::io;
@@ -185,11 +185,11 @@ fn read_range(
 }
 
 fn check_blocks(range: &Range) -> Result<(), Failure> {
-    for (number, (block, crc)) in range.data.chunks(BLOCK_SIZE as usize).zip(&range.block_crcs).enumerate() {
-        if crc32c(block) != *crc {
+    match first_bad_block(&range.data, &range.block_crcs) {
+        None => Ok(()),
+        Some(number) => {
             let at = u64::from(range.offset) + number as u64 * BLOCK_SIZE;
-            return Err(Failure::Content(format!("the block at {at} does not match its CRC")));
+            Err(Failure::Content(format!("the block at {at} does not match its CRC")))
         }
     }
-    Ok(())
 }

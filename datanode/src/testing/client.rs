@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::cluster::GroupDigest;
-use quarry_common::wire::data::{ChainHop, DataReply, DataRequest, DataResponse, WriteChunk};
+use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, Endpoint, WriteChunk};
 use quarry_net::frame;
 use quarry_net::identity::Role;
 use quarry_net::transport::{Connection, Expect, Stream, Transport, TransportError};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) struct Asker(Arc<dyn Connection>);
 
 impl Asker {
-    pub(crate) async fn connect(transport: &dyn Transport, node: &ChainHop) -> Self {
+    pub(crate) async fn connect(transport: &dyn Transport, node: &Endpoint) -> Self {
         let expect = Expect { role: Role::DataNode, id: Some(node.node.to_string()) };
         Self(transport.connect(&node.address, &expect).await.unwrap())
     }
@@ -54,7 +54,7 @@ impl Asker {
         id: ChunkId,
         length: usize,
         durable: bool,
-        chain: &[ChainHop],
+        chain: &[Endpoint],
     ) -> DataResponse {
         let data = data(id, length);
         self.write(WriteChunk { durable, chain: chain.to_vec(), ..chunk(id, &data) }, data).await

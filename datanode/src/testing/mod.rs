@@ -11,7 +11,7 @@ use crate::disk::faulty::FaultyDisk;
 use crate::run::run_on;
 use client::Asker;
 use quarry_common::ids::NodeId;
-use quarry_common::wire::data::ChainHop;
+use quarry_common::wire::data::Endpoint;
 use quarry_net::identity::{Credentials, Role, init_ca, issue};
 use quarry_net::transport::Transport;
 use quarry_net::transport::quic::QuicTransport;
@@ -103,8 +103,8 @@ impl Cluster {
     }
 
     /// The node as a member of a chain.
-    pub(crate) fn hop(&self, number: u32) -> ChainHop {
-        ChainHop { node: NodeId(number), address: self.nodes[&number].address.to_string() }
+    pub(crate) fn hop(&self, number: u32) -> Endpoint {
+        Endpoint { node: NodeId(number), address: self.nodes[&number].address.to_string() }
     }
 
     /// Somebody who asks a node.

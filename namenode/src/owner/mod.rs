@@ -25,7 +25,7 @@ mod status;
 mod work;
 
 pub(crate) use nodes::millis;
-pub(crate) use work::{AuditGroup, Deletions, Heal, Referenced, Target};
+pub(crate) use work::{AuditGroup, Deletions, Heal, Referenced};
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;

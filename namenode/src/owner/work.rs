@@ -3,6 +3,7 @@
 use super::{Fatal, Owner};
 use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId};
 use quarry_common::wire::cluster::{MemberState, Replication};
+use quarry_common::wire::data::Endpoint;
 use quarry_common::wire::fs::Timestamp;
 use quarry_namenode_core::membership::{self, Cluster};
 use quarry_namenode_core::{Base, GroupChange, Overlay};
@@ -18,13 +19,6 @@ const REAP_SCAN_MAX: usize = 4096;
 const DELETE_MAX: usize = 4096;
 /// Chunks that one comparison looks at.
 const COMPARE_MAX: usize = 8192;
-
-/// Where a DataNode is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) node: NodeId,
-    pub(crate) address: String,
-}
 
 /// Chunks to delete, and from whom.
 #[derive(Debug, Default)]
@@ -42,9 +36,9 @@ pub(crate) struct Deletions {
 pub(crate) struct Heal {
     pub(crate) pg: PgId,
     pub(crate) epoch: Epoch,
-    pub(crate) member: Target,
+    pub(crate) member: Endpoint,
     /// Serving members that are healthy.
-    pub(crate) sources: Vec<Target>,
+    pub(crate) sources: Vec<Endpoint>,
 }
 
 /// A group as an audit sees it.
@@ -52,7 +46,7 @@ pub(crate) struct Heal {
 pub(crate) struct AuditGroup {
     pub(crate) pg: PgId,
     /// Members that are healthy, and whether they serve.
-    pub(crate) members: Vec<(Target, bool)>,
+    pub(crate) members: Vec<(Endpoint, bool)>,
     /// Members that serve and are silent.
     pub(crate) unreachable: Vec<NodeId>,
     /// Serving members say that they have different chunks.
@@ -140,7 +134,7 @@ impl Owner {
             deletions.entries.push((since, id));
             let Some(group) = self.nodes.group(id.pg()) else { continue };
             for member in &group.members {
-                if let Some(Target { node, address }) = self.healthy(member.node) {
+                if let Some(Endpoint { node, address }) = self.healthy(member.node) {
                     deletions.targets.entry(node).or_insert_with(|| (address, Vec::new())).1.push(id);
                 }
             }
@@ -203,7 +197,7 @@ impl Owner {
             let syncing = group.members.iter().filter(|m| m.state == MemberState::Syncing);
             for member in syncing {
                 let done = self.nodes.synced().contains(&(group.id, group.epoch, member.node));
-                let sources: Vec<Target> = group.serving().filter_map(|n| self.healthy(n)).collect();
+                let sources: Vec<Endpoint> = group.serving().filter_map(|n| self.healthy(n)).collect();
                 match self.healthy(member.node) {
                     Some(member) if !done && !sources.is_empty() => {
                         heals.push(Heal { pg: group.id, epoch: group.epoch, member, sources });
@@ -285,7 +279,7 @@ impl Owner {
     }
 
     /// A node that has chunks of a group that it is no member of: it must not become one until [`Owner::evicted`].
-    pub(crate) fn evict(&mut self) -> Option<(PgId, Target)> {
+    pub(crate) fn evict(&mut self) -> Option<(PgId, Endpoint)> {
         let (pg, node) = self.nodes.leftover(self.now)?;
         let target = self.healthy(node)?;
         self.nodes.evicting(pg, node);
@@ -302,8 +296,8 @@ impl Owner {
         self.state.meta().cluster.clone()
     }
 
-    fn healthy(&self, node: NodeId) -> Option<Target> {
+    fn healthy(&self, node: NodeId) -> Option<Endpoint> {
         let record = self.nodes.record(node)?;
-        self.nodes.is_healthy(node, self.now).then(|| Target { node, address: record.address.clone() })
+        self.nodes.is_healthy(node, self.now).then(|| Endpoint { node, address: record.address.clone() })
     }
 }

@@ -6,11 +6,12 @@
 
 use super::compare::{CompareError, compare};
 use super::{Round, Tools, Worker};
-use crate::datanodes::CallError;
 use crate::handle::Stopped;
-use crate::owner::{AuditGroup, Target};
+use crate::owner::AuditGroup;
 use async_trait::async_trait;
-use quarry_common::ids::PgId;
+use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::wire::data::Endpoint;
+use quarry_datanode_client::CallError;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ impl Auditor {
         Ok(())
     }
 
-    async fn audit_member(&mut self, pg: PgId, target: &Target) -> Result<(), CompareError> {
+    async fn audit_member(&mut self, pg: PgId, target: &Endpoint) -> Result<(), CompareError> {
         let node = target.node;
         let mut after = None;
         loop {
@@ -127,15 +128,16 @@ impl Auditor {
             .await
     }
 
-    async fn delete_all(&mut self, pg: PgId, target: &Target) -> Result<u64, CallError> {
+    async fn delete_all(&mut self, pg: PgId, target: &Endpoint) -> Result<u64, CallError> {
         let mut count = 0;
         let mut after = None;
         loop {
             let page = self.tools.datanodes.list(target, pg, after).await?;
-            self.tools.datanodes.delete(target, &page.ids).await?;
-            count += page.ids.len() as u64;
-            self.garbage += page.ids.len() as u64;
-            after = page.ids.last().copied();
+            let ids: Vec<ChunkId> = page.ids.into_iter().map(|(id, _)| id).collect();
+            self.tools.datanodes.delete(target, &ids).await?;
+            count += ids.len() as u64;
+            self.garbage += ids.len() as u64;
+            after = ids.last().copied();
             if page.end || after.is_none() {
                 return Ok(count);
             }

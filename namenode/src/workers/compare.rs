@@ -7,10 +7,11 @@
 //! - *garbage*: the node has it, no file refers to it, and its number is below the floor, so that no file can any more.
 
 use super::Tools;
-use crate::datanodes::CallError;
 use crate::handle::Stopped;
-use crate::owner::{Referenced, Target};
+use crate::owner::Referenced;
 use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::wire::data::Endpoint;
+use quarry_datanode_client::CallError;
 use std::collections::BTreeSet;
 
 /// Why a comparison has no result.
@@ -41,16 +42,16 @@ pub(super) struct Findings {
 pub(super) async fn compare(
     tools: &Tools,
     pg: PgId,
-    target: &Target,
+    target: &Endpoint,
     after: Option<ChunkId>,
 ) -> Result<Findings, CompareError> {
     let page = tools.datanodes.list(target, pg, after).await?;
     let from = after.map_or(ChunkId::new(pg, 0), |id| ChunkId(id.0 + 1));
     let last = ChunkId::new(pg, ChunkId::MAX_SEQUENCE);
-    let to = if page.end { last } else { page.ids.last().copied().unwrap_or(last) };
+    let to = if page.end { last } else { page.ids.last().map_or(last, |(id, _)| *id) };
     let Referenced { ids: referenced, upto, floor } =
         tools.owner.ask(move |owner| owner.referenced(from, to)).await?;
-    let listed: BTreeSet<ChunkId> = page.ids.into_iter().filter(|id| *id <= upto).collect();
+    let listed: BTreeSet<ChunkId> = page.ids.into_iter().map(|(id, _)| id).filter(|id| *id <= upto).collect();
     let mut findings = Findings { next: (upto < last).then_some(upto), ..Findings::default() };
     let mut suspects = BTreeSet::new();
     for id in &referenced {
@@ -75,7 +76,7 @@ pub(super) async fn compare(
 async fn confirm_missing(
     tools: &Tools,
     pg: PgId,
-    target: &Target,
+    target: &Endpoint,
     after: Option<ChunkId>,
     mut suspects: BTreeSet<ChunkId>,
 ) -> Result<Vec<ChunkId>, CompareError> {
@@ -83,10 +84,10 @@ async fn confirm_missing(
     let mut from = after;
     loop {
         let page = tools.datanodes.list(target, pg, from).await?;
-        for id in &page.ids {
+        for (id, _) in &page.ids {
             suspects.remove(id);
         }
-        from = page.ids.last().copied();
+        from = page.ids.last().map(|(id, _)| *id);
         if page.end || from.is_none_or(|id| id >= last) {
             break;
         }

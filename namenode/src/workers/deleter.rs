@@ -1,12 +1,13 @@
 //! Deletes the data of chunks that no file refers to any more, a while after they were released.
 
 use super::{Round, Tools, Worker};
-use crate::datanodes::DataNodes;
 use crate::handle::Stopped;
-use crate::owner::{Deletions, Target};
+use crate::owner::Deletions;
 use async_trait::async_trait;
 use futures::StreamExt;
 use quarry_common::ids::ChunkId;
+use quarry_common::wire::data::Endpoint;
+use quarry_datanode_client::DataNodeClient;
 use quarry_namenode_core::Body;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ impl Deleter {
     async fn delete(&self, deletions: &Deletions) -> BTreeSet<ChunkId> {
         let mut requests = Vec::with_capacity(deletions.targets.len());
         for (node, (address, ids)) in &deletions.targets {
-            let target = Target { node: *node, address: address.clone() };
+            let target = Endpoint { node: *node, address: address.clone() };
             requests.push(delete_from(self.tools.datanodes.clone(), target, ids.clone()));
         }
         let answers = futures::stream::iter(requests).buffer_unordered(NODES_AT_ONCE);
@@ -40,7 +41,7 @@ impl Deleter {
 }
 
 /// Gives the chunks that the node may still have.
-async fn delete_from(datanodes: Arc<DataNodes>, target: Target, ids: Vec<ChunkId>) -> Vec<ChunkId> {
+async fn delete_from(datanodes: Arc<DataNodeClient>, target: Endpoint, ids: Vec<ChunkId>) -> Vec<ChunkId> {
     match datanodes.delete(&target, &ids).await {
         Ok(()) => Vec::new(),
         Err(error) => {

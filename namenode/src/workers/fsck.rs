@@ -7,10 +7,11 @@ use super::checkpoint::CheckpointError;
 use super::compare::{CompareError, compare};
 use super::{Round, Tools, Worker};
 use crate::handle::Stopped;
-use crate::owner::{AuditGroup, Target};
+use crate::owner::AuditGroup;
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::cluster::{FSCK_PROBLEMS_MAX, FsckOptions, FsckProblem, FsckProgress};
+use quarry_common::wire::data::Endpoint;
 use quarry_namenode_core::Base;
 use quarry_namenode_core::fsck::{Fsck, STEP_ROWS_MAX};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -154,7 +155,7 @@ impl FsckWorker {
         });
     }
 
-    async fn member(&self, pg: PgId, target: &Target, options: FsckOptions) -> Result<(), CompareError> {
+    async fn member(&self, pg: PgId, target: &Endpoint, options: FsckOptions) -> Result<(), CompareError> {
         let mut after = None;
         loop {
             let findings = compare(&self.tools, pg, target, after).await?;
@@ -176,7 +177,7 @@ impl FsckWorker {
         }
     }
 
-    async fn verify(&self, pg: PgId, target: &Target, chunks: &[ChunkId]) -> Result<(), CompareError> {
+    async fn verify(&self, pg: PgId, target: &Endpoint, chunks: &[ChunkId]) -> Result<(), CompareError> {
         for ids in chunks.chunks(VERIFY_MAX) {
             for (chunk, reason) in self.tools.datanodes.verify(target, ids.to_vec()).await? {
                 let node = target.node;
@@ -192,7 +193,7 @@ impl FsckWorker {
     }
 
     /// Reports a replica, and has it replaced.
-    async fn bad(&self, pg: PgId, target: &Target, chunk: ChunkId, what: String) -> Result<(), Stopped> {
+    async fn bad(&self, pg: PgId, target: &Endpoint, chunk: ChunkId, what: String) -> Result<(), Stopped> {
         let node = target.node;
         self.desk.problem(FsckProblem { ino: None, chunk: Some(chunk), node: Some(node), what });
         self.tools

@@ -2,10 +2,11 @@
 
 use super::{Round, Tools, Worker};
 use crate::handle::Stopped;
-use crate::owner::{Heal, Target};
+use crate::owner::Heal;
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
-use quarry_common::wire::data::{ChainHop, DataReply, DataRequest};
+use quarry_common::wire::data::Endpoint;
+use quarry_datanode_client::Pulled;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -14,8 +15,6 @@ use tokio::task::JoinSet;
 const HEALS_MAX: usize = 16;
 /// Groups of which one node pulls at a time: it has other work.
 const HEALS_PER_NODE_MAX: usize = 4;
-/// A node that pulls a whole disk at 20 MB/s takes half a day; it is asked again if the answer is lost.
-const DEADLINE: Duration = Duration::from_secs(12 * 3600);
 /// After a failure, before it is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -99,18 +98,13 @@ fn key(heal: &Heal) -> Key {
 }
 
 /// Syncs one member; says whether it has everything now.
-async fn sync(tools: &Tools, heal: &Heal, source: Target) -> bool {
+async fn sync(tools: &Tools, heal: &Heal, source: Endpoint) -> bool {
     let (pg, epoch, node) = key(heal);
-    let hop = ChainHop { node: source.node, address: source.address };
-    let request = DataRequest::SyncGroup { pg, source: hop };
-    let failed = match tools.datanodes.call(&heal.member, &request, DEADLINE).await {
-        Ok(DataReply::Synced { pulled, failed }) => {
-            tracing::info!(%pg, %node, source = %source.node, pulled, failed = failed.len(), "synced");
+    let from = source.node;
+    let failed = match tools.datanodes.sync_group(&heal.member, pg, source).await {
+        Ok(Pulled { pulled, failed }) => {
+            tracing::info!(%pg, %node, source = %from, pulled, failed = failed.len(), "synced");
             failed
-        }
-        Ok(_) => {
-            tracing::warn!(%pg, %node, "the sync of a group got another answer");
-            return false;
         }
         Err(error) => {
             tracing::warn!(%pg, %node, %error, "cannot sync a group");
@@ -131,7 +125,7 @@ async fn sync(tools: &Tools, heal: &Heal, source: Target) -> bool {
         .await
         .unwrap_or_default();
     for (chunk, reason) in failed.iter().filter(|(id, _)| missing.contains(id)).take(10) {
-        tracing::error!(%chunk, %node, source = %source.node, %reason, "a chunk cannot be had");
+        tracing::error!(%chunk, %node, source = %from, %reason, "a chunk cannot be had");
     }
     missing.is_empty()
 }

@@ -15,9 +15,9 @@ pub(crate) use fsck::FsckDesk;
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
-use crate::datanodes::DataNodes;
 use crate::handle::{Handle, Stopped};
 use async_trait::async_trait;
+use quarry_datanode_client::DataNodeClient;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Tools {
     pub(crate) owner: Handle,
     pub(crate) config: Arc<NameNodeConfig>,
-    pub(crate) datanodes: Arc<DataNodes>,
+    pub(crate) datanodes: Arc<DataNodeClient>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) board: Arc<Board>,
 }

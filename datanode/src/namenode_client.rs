@@ -49,7 +49,7 @@ pub(crate) struct Introduction {
 }
 
 /// The NameNode, as far as it is there.
-pub(crate) struct NameNode {
+pub(crate) struct NameNodeClient {
     client: Mutex<Option<Arc<RpcClient<NodeProtocol>>>>,
     heartbeats: AtomicU64,
     /// Held while asking: many writers that wait for the same member ask once.
@@ -86,7 +86,7 @@ impl Observer<NodeProtocol> for Nothing {
     fn push(&self, (): ()) {}
 }
 
-impl NameNode {
+impl NameNodeClient {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { client: Mutex::default(), heartbeats: AtomicU64::new(0), silent: Default::default() })
     }
