@@ -2,6 +2,7 @@
 //!
 //! This crate knows no role, does no I/O and reads no clock. It never depends on another crate of the workspace.
 
+pub mod acl;
 pub mod checksum;
 pub mod ids;
 pub mod limits;

@@ -2,7 +2,6 @@
 //!
 //! It holds all it reads in memory; the online check of a running cluster goes through the state in steps.
 
-use crate::acl;
 use crate::error::StateError;
 use crate::records::{Content, FileContent, Inode, Usage};
 use crate::state::State;
@@ -11,6 +10,7 @@ use crate::tables::{
     ChunkKey, DeleteKey, DentryKey, InodeKey, Key, NameKey, OrphanKey, OwnerKey, SessionKey, SlotKey,
     WindowKey, XattrKey,
 };
+use quarry_common::acl;
 use quarry_common::ids::{ChunkId, Ino, SessionId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
 use quarry_common::slices;

@@ -11,7 +11,6 @@
 //!
 //! The same commands give the same bytes, wherever checkpoints fall between them.
 
-mod acl;
 mod base;
 mod chunks;
 mod command;

@@ -4,6 +4,7 @@ use crate::base::MemoryBase;
 use crate::command::{Body, Command, Effect, GroupChange, Outcome};
 use crate::invariants::violations;
 use crate::state::State;
+use quarry_common::acl::NO_ID;
 use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
@@ -19,6 +20,22 @@ use std::sync::Arc;
 pub(crate) const PG: PgId = PgId(1);
 /// Who asks in most tests.
 pub(crate) const CALLER: Caller = Caller { uid: 1000, gid: 100 };
+
+/// An ACL attribute's value from (tag, permissions, id) triples.
+pub(crate) fn value(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        value.extend_from_slice(&tag.to_le_bytes());
+        value.extend_from_slice(&permissions.to_le_bytes());
+        value.extend_from_slice(&id.to_le_bytes());
+    }
+    value
+}
+
+/// `u::rwx,u:1000:rw-,g::r-x,m::rwx,o::---`
+pub(crate) fn with_named_user() -> Vec<u8> {
+    value(&[(1, 7, NO_ID), (2, 6, 1000), (4, 5, NO_ID), (0x10, 7, NO_ID), (0x20, 0, NO_ID)])
+}
 
 /// A formatted state with one session, one group of nodes 1 to 3, and a clock that ticks with each command.
 pub(crate) struct Bench {

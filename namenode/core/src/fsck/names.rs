@@ -1,11 +1,11 @@
 //! Inodes, the entries of directories, the index of names, extended attributes.
 
 use super::Fsck;
-use crate::acl;
 use crate::base::BaseError;
 use crate::health::mix;
 use crate::records::{Content, Dentry, DirContent, Inode, NameEntry};
 use crate::tables::{DentryKey, InodeKey, NameKey, OrphanKey, WindowKey, XattrKey};
+use quarry_common::acl;
 use quarry_common::ids::Ino;
 use quarry_common::limits::FILE_SIZE_MAX;
 

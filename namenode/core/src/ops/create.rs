@@ -2,12 +2,12 @@
 
 use super::OpResult;
 use super::xattr;
-use crate::acl::{self, Acl};
 use crate::error::OpError;
 use crate::records::{Content, DirContent, FileContent, Inode};
 use crate::store::Store;
 use crate::tables::XattrKey;
 use crate::tx::{self, S_ISGID, Tx};
+use quarry_common::acl::{self, Acl};
 use quarry_common::ids::Ino;
 use quarry_common::limits::SYMLINK_MAX;
 use quarry_common::wire::error::FsError;
@@ -126,7 +126,7 @@ fn count(tx: &mut Tx<'_>, inode: &Inode) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acl::tests::with_named_user;
+    use crate::testing::with_named_user;
     use crate::testing::{Bench, CALLER};
     use quarry_common::wire::fs::{Mutation, SetAttr, SetXattrMode};
 

@@ -2,12 +2,12 @@
 
 use super::truncate::{self, Cut};
 use super::{OpResult, windows, xattr};
-use crate::acl::ACCESS;
 use crate::error::OpError;
 use crate::records::{Content, Inode};
 use crate::store::Store;
 use crate::tables::XattrKey;
 use crate::tx::{self, S_ISGID, Tx};
+use quarry_common::acl::ACCESS;
 use quarry_common::ids::Ino;
 use quarry_common::limits::FILE_SIZE_MAX;
 use quarry_common::wire::error::FsError;
@@ -74,8 +74,7 @@ fn time(set: Option<SetTime>, now: Timestamp, old: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acl::tests::with_named_user;
-    use crate::testing::Bench;
+    use crate::testing::{Bench, with_named_user};
     use quarry_common::limits::CHUNK_SIZE;
     use quarry_common::wire::fs::{Attr, Mutation, SetXattrMode};
 

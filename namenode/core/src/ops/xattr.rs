@@ -1,12 +1,12 @@
 //! Extended attributes, POSIX ACLs and the replication policy among them.
 
 use super::OpResult;
-use crate::acl::{self, Acl};
 use crate::error::{OpError, StateError};
 use crate::records::{Content, Inode};
 use crate::store::Store;
 use crate::tables::XattrKey;
 use crate::tx::{self, Tx, dir_mut};
+use quarry_common::acl::{self, Acl};
 use quarry_common::ids::Ino;
 use quarry_common::limits::{XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use quarry_common::wire::bytestring::ByteString;
@@ -248,8 +248,7 @@ fn remove_value(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, name: &Name) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acl::tests::{value, with_named_user};
-    use crate::testing::Bench;
+    use crate::testing::{Bench, value, with_named_user};
     use quarry_common::wire::fs::{Attr, Mutation, NewNode, Query, Timestamp};
 
     fn set(

@@ -10,26 +10,32 @@
 //! mask if there are any of these.
 
 /// The attribute that holds an inode's access ACL.
-pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
 /// The attribute that holds a directory's default ACL.
-pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const HEADER_SIZE: usize = 4;
 const ENTRY_SIZE: usize = 8;
-/// The id of an entry that has none.
-const NO_ID: u32 = u32::MAX;
-/// Read, write, execute.
+/// The id of an entry that names no user or group.
+pub const NO_ID: u32 = u32::MAX;
+/// Read, write and execute.
 const RWX: u16 = 0o7;
 
-/// Whom an entry is for, with the numbers that Linux gives them.
+/// The subject of an entry, with the numbers of Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Tag {
+pub enum Tag {
+    /// The inode's owner.
     Owner = 0x01,
+    /// A user by id.
     User = 0x02,
+    /// The inode's group.
     OwningGroup = 0x04,
+    /// A group by id.
     Group = 0x08,
+    /// Upper bound of the permissions of named users and of all groups.
     Mask = 0x10,
+    /// Everybody else.
     Other = 0x20,
 }
 
@@ -45,26 +51,33 @@ impl Tag {
     }
 }
 
+/// One entry of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    tag: Tag,
-    permissions: u16,
-    id: u32,
+pub struct Entry {
+    /// Its subject.
+    pub tag: Tag,
+    /// Read 4, write 2, execute 1.
+    pub permissions: u16,
+    /// The user or group of a named entry, else [`NO_ID`].
+    pub id: u32,
 }
 
 /// A valid access control list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Acl {
+pub struct Acl {
     entries: Vec<Entry>,
 }
 
 /// The value is no access control list.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct InvalidAcl;
+pub struct InvalidAcl;
 
 impl Acl {
     /// Reads an attribute's value. `None`: a list without entries, which stands for no list.
-    pub(crate) fn parse(value: &[u8]) -> Result<Option<Self>, InvalidAcl> {
+    ///
+    /// # Errors
+    /// For bytes that Linux refuses as well.
+    pub fn parse(value: &[u8]) -> Result<Option<Self>, InvalidAcl> {
         let (header, body) = value.split_first_chunk::<HEADER_SIZE>().ok_or(InvalidAcl)?;
         if u32::from_le_bytes(*header) != VERSION || body.len() % ENTRY_SIZE != 0 {
             return Err(InvalidAcl);
@@ -78,8 +91,47 @@ impl Acl {
         if acl.is_valid() { Ok(Some(acl)) } else { Err(InvalidAcl) }
     }
 
+    /// A list of the given entries, in any order.
+    ///
+    /// # Errors
+    /// When a mandatory entry is missing or present twice, or named entries lack a mask.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, InvalidAcl> {
+        entries.sort_by_key(|e| (e.tag, e.id));
+        let acl = Self { entries };
+        let sound =
+            acl.entries.iter().all(|e| e.permissions & !RWX == 0 && e.tag.is_named() == (e.id != NO_ID));
+        if sound && acl.is_valid() { Ok(acl) } else { Err(InvalidAcl) }
+    }
+
+    /// In the order of [`Tag`].
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Whether the list grants all of `wanted` (read 4, write 2, execute 1) to a user with these groups, by the rules of
+    /// acl(5): the first class that matches decides, and within the group class any matching entry suffices.
+    pub fn permits(&self, owner: u32, group: u32, uid: u32, gids: &[u32], wanted: u16) -> bool {
+        let grants = |permissions: u16| permissions & wanted == wanted;
+        let mask = self.permissions(Tag::Mask).unwrap_or(RWX);
+        if uid == owner {
+            return grants(self.permissions(Tag::Owner).unwrap_or(0));
+        }
+        if let Some(named) = self.entries.iter().find(|e| e.tag == Tag::User && e.id == uid) {
+            return grants(named.permissions & mask);
+        }
+        let mut matching = self.entries.iter().filter(|e| match e.tag {
+            Tag::OwningGroup => gids.contains(&group),
+            Tag::Group => gids.contains(&e.id),
+            Tag::Owner | Tag::User | Tag::Mask | Tag::Other => false,
+        });
+        match matching.next() {
+            Some(first) => grants(first.permissions & mask) || matching.any(|e| grants(e.permissions & mask)),
+            None => grants(self.permissions(Tag::Other).unwrap_or(0)),
+        }
+    }
+
     /// The attribute's value.
-    pub(crate) fn format(&self) -> Vec<u8> {
+    pub fn format(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(HEADER_SIZE + self.entries.len() * ENTRY_SIZE);
         value.extend_from_slice(&VERSION.to_le_bytes());
         for entry in &self.entries {
@@ -91,7 +143,7 @@ impl Acl {
     }
 
     /// The permission bits of a mode that show this list: the mask, where there is one, stands for the group.
-    pub(crate) fn mode_bits(&self) -> u16 {
+    pub fn mode_bits(&self) -> u16 {
         let group = self.permissions(Tag::Mask).or(self.permissions(Tag::OwningGroup));
         (self.permissions(Tag::Owner).unwrap_or(0) << 6)
             | (group.unwrap_or(0) << 3)
@@ -99,12 +151,12 @@ impl Acl {
     }
 
     /// The list says no more than the permission bits do.
-    pub(crate) fn is_equivalent_to_mode(&self) -> bool {
+    pub fn is_equivalent_to_mode(&self) -> bool {
         !self.entries.iter().any(|e| e.tag.is_named() || e.tag == Tag::Mask)
     }
 
     /// `chmod`: the owner's, the group class's and the others' permissions become those of the mode.
-    pub(crate) fn chmod(&mut self, mode: u16) {
+    pub fn chmod(&mut self, mode: u16) {
         let class = self.group_class();
         for entry in &mut self.entries {
             if let Some(shift) = shift(entry.tag, class) {
@@ -115,7 +167,7 @@ impl Acl {
 
     /// The access list of a new inode below a directory with this default list, and its permission bits: at most
     /// those that the creator asked for (`posix_acl_create_masq`).
-    pub(crate) fn inherit(&self, mode: u16) -> (Self, u16) {
+    pub fn inherit(&self, mode: u16) -> (Self, u16) {
         let mut acl = self.clone();
         let class = acl.group_class();
         for entry in &mut acl.entries {
@@ -170,12 +222,12 @@ fn parse_entry(bytes: &[u8]) -> Option<Entry> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// An attribute's value from (tag, permissions, id) triples.
-    pub(crate) fn value(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    fn value(entries: &[(u16, u16, u32)]) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for (tag, permissions, id) in entries {
             value.extend_from_slice(&tag.to_le_bytes());
@@ -186,7 +238,7 @@ pub(crate) mod tests {
     }
 
     /// `u::rwx,u:1000:rw-,g::r-x,m::rwx,o::---`
-    pub(crate) fn with_named_user() -> Vec<u8> {
+    fn with_named_user() -> Vec<u8> {
         value(&[(1, 7, NO_ID), (2, 6, 1000), (4, 5, NO_ID), (0x10, 7, NO_ID), (0x20, 0, NO_ID)])
     }
 
@@ -239,6 +291,29 @@ pub(crate) mod tests {
         assert_eq!(Acl::parse(&[1, 0, 0, 0]), Err(InvalidAcl));
         assert_eq!(Acl::parse(&[2, 0, 0]), Err(InvalidAcl));
         assert_eq!(Acl::parse(&[2, 0, 0, 0, 1]), Err(InvalidAcl));
+    }
+
+    #[test]
+    fn the_first_class_that_matches_decides() {
+        let acl = parse(&value(&[
+            (1, 7, NO_ID),
+            (2, 6, 1000),
+            (2, 0, 1001),
+            (4, 4, NO_ID),
+            (8, 7, 50),
+            (0x10, 6, NO_ID),
+            (0x20, 1, NO_ID),
+        ]));
+        let permits = |uid, gids: &[u32], wanted| acl.permits(1, 2, uid, gids, wanted);
+        assert!(permits(1, &[], 7));
+        assert!(permits(1000, &[], 6) && !permits(1000, &[], 1));
+        assert!(!permits(1001, &[50], 4), "a named user's entry hides the groups");
+        assert!(permits(9, &[2], 4) && !permits(9, &[2], 2));
+        assert!(permits(9, &[2, 50], 6) && !permits(9, &[50], 1), "the mask bounds groups");
+        assert!(permits(9, &[3], 1) && !permits(9, &[3], 4));
+        let entries = acl.entries().iter().rev().copied().collect();
+        assert_eq!(Acl::new(entries), Ok(acl.clone()));
+        assert_eq!(Acl::new(acl.entries()[1..].to_vec()), Err(InvalidAcl));
     }
 
     proptest! {
