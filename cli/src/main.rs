@@ -45,6 +45,8 @@ enum Command {
     Datanode(commands::datanode::Datanode),
     /// Mount the cluster on a directory.
     Mount(commands::mount::Mount),
+    /// Serve the cluster over HTTP: dashboard, file browser, file API.
+    Gateway(commands::gateway::Gateway),
     /// Show how the cluster and each of its nodes are.
     Status(commands::status::Status),
     /// Show where each piece of a file is.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Namenode(c) => c.run(),
         Command::Datanode(c) => c.run(),
         Command::Mount(c) => c.run(),
+        Command::Gateway(c) => c.run(),
         Command::Status(c) => c.run(),
         Command::Locate(c) => c.run(),
         Command::Watch(c) => c.run(),

@@ -3,6 +3,7 @@
 pub(crate) mod cert;
 pub(crate) mod datanode;
 pub(crate) mod fsck;
+pub(crate) mod gateway;
 pub(crate) mod init;
 pub(crate) mod locate;
 pub(crate) mod mount;

@@ -5,6 +5,7 @@
 //!     ca/  certs/<owner>/     the authority and the certificates
 //!     namenode/  datanode-N/  data of the roles, and their configuration in <role>.toml
 //!     client.toml             how clients find the cluster
+//!     gateway/                the gateway's configuration and its log of events
 //!     logs/  run/             a log and a pid file for each part
 //! ```
 
@@ -17,13 +18,15 @@ use quarry_net::identity::{self, Role};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 /// More DataNodes on one machine make no sense.
 pub(super) const DATANODES_MAX: u32 = 32;
 const DATANODES_DEFAULT: u32 = 3;
 const HOST: &str = "127.0.0.1";
+/// The port that the gateway of the first cluster of a machine gets.
+const GATEWAY_PORT: u16 = 8080;
 
 /// `cluster.toml`
 #[derive(Serialize, Deserialize, Default)]
@@ -33,6 +36,9 @@ struct Settings {
     replication: String,
     namenode_port: u16,
     datanode_ports: Vec<u16>,
+    /// 0 before the gateway was started for the first time.
+    #[serde(default)]
+    gateway_port: u16,
 }
 
 /// The directory of a cluster, locked for this process.
@@ -69,6 +75,7 @@ impl Layout {
             replication: replication.unwrap_or(Replication::Factor(3)).to_string(),
             namenode_port: 0,
             datanode_ports: Vec::new(),
+            gateway_port: 0,
         };
         let mut layout = Self { dir, settings, _lock: lock };
         layout.make(datanodes.unwrap_or(DATANODES_DEFAULT))?;
@@ -105,6 +112,30 @@ impl Layout {
 
     pub(super) fn client_config(&self) -> PathBuf {
         self.dir.join("client.toml")
+    }
+
+    pub(super) fn gateway_config(&self) -> PathBuf {
+        self.dir.join("gateway/client.toml")
+    }
+
+    /// Where the gateway listens. The port stays the same from start to start as long as it is free.
+    pub(super) fn prepare_gateway(&mut self) -> anyhow::Result<String> {
+        if !self.dir.join("certs/gateway-local").exists() {
+            self.certificate(Role::Gateway, "local")?;
+        }
+        std::fs::create_dir_all(self.dir.join("gateway")).context("cannot make gateway")?;
+        self.write(
+            &self.gateway_config(),
+            &format!("namenode = \"{}\"\ncerts = \"../certs/gateway-local\"\n", self.namenode_address()),
+        )?;
+        let known = if self.settings.gateway_port == 0 { GATEWAY_PORT } else { self.settings.gateway_port };
+        let listener = TcpListener::bind((HOST, known)).or_else(|_| TcpListener::bind((HOST, 0)));
+        let address = listener.and_then(|l| l.local_addr()).context("no free TCP port")?;
+        if address.port() != self.settings.gateway_port {
+            self.settings.gateway_port = address.port();
+            self.write(&self.dir.join("cluster.toml"), &toml::to_string(&self.settings)?)?;
+        }
+        Ok(address.to_string())
     }
 
     pub(super) fn logs(&self) -> PathBuf {
@@ -228,7 +259,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 
 /// A directory with things of others is no place for a new cluster.
 fn refuse_foreign(dir: &Path) -> anyhow::Result<()> {
-    const OURS: [&str; 7] = ["lock", "ca", "certs", "logs", "run", "namenode", "client.toml"];
+    const OURS: [&str; 8] = ["lock", "ca", "certs", "logs", "run", "namenode", "gateway", "client.toml"];
     for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let name = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
         let ours = name.to_str().is_some_and(|n| OURS.contains(&n) || n.starts_with("datanode-"));
@@ -285,6 +316,20 @@ mod tests {
             message(Layout::open_or_make(&path, None, None, Some(Replication::All)))
                 .contains("has replication 3")
         );
+    }
+
+    #[test]
+    fn the_gateway_keeps_its_port_while_it_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut layout = Layout::open_or_make(dir.path(), None, Some(1), None).unwrap();
+        let first = layout.prepare_gateway().unwrap();
+        assert_eq!(layout.prepare_gateway().unwrap(), first);
+        let _taken = TcpListener::bind(&first).unwrap();
+        let second = layout.prepare_gateway().unwrap();
+        assert_ne!(second, first);
+        drop(layout);
+        let mut layout = Layout::open_or_make(dir.path(), None, None, None).unwrap();
+        assert_eq!(layout.prepare_gateway().unwrap(), second);
     }
 
     #[test]

@@ -15,15 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A part that does not serve after this long has failed to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// The mount gets this long to bring its last changes to the cluster.
-const MOUNT_STOP_TIMEOUT: Duration = Duration::from_secs(75);
+/// The mount and the gateway get this long to bring their last changes to the cluster.
+const CLIENT_STOP_TIMEOUT: Duration = Duration::from_secs(75);
 /// A server gets this long to end by itself.
 const SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Make a cluster in DIR if it is new, run all of it on this machine, and mount it.
 ///
 /// Stays in the foreground until Ctrl-C or SIGTERM, then unmounts and stops everything. Started again on the same DIR, all
-/// files are there. A part that died is started again on SIGHUP. Other commands find the cluster by
+/// files are there. The dashboard's address is printed at the start. A part that died is started again on SIGHUP. Other commands find the cluster by
 /// `--config DIR/client.toml`; logs are in DIR/logs/, process ids in DIR/run/.
 #[derive(Args)]
 pub(crate) struct Up {
@@ -41,6 +41,9 @@ pub(crate) struct Up {
     /// Name of a new cluster [default: quarry]
     #[arg(long, value_name = "CLUSTER")]
     name: Option<String>,
+    /// Do not start the gateway: no dashboard, no file API.
+    #[arg(long)]
+    no_gateway: bool,
     /// Mount options as of `quarry mount -o`.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -49,14 +52,18 @@ pub(crate) struct Up {
 impl Up {
     pub(crate) fn run(self, log: &str, log_json: bool) -> anyhow::Result<()> {
         quarry_mount::options::MountOptions::parse(self.options.iter().map(String::as_str))?;
-        let layout = Layout::open_or_make(&self.dir, self.name.as_deref(), self.datanodes, self.replication)?;
+        let mut layout =
+            Layout::open_or_make(&self.dir, self.name.as_deref(), self.datanodes, self.replication)?;
         let log_args = if log_json { vec!["--log", log, "--log-json"] } else { vec!["--log", log] };
         let mut servers = vec![Part::namenode(&layout, &log_args)];
         servers.extend((1..=layout.datanodes()).map(|n| Part::datanode(&layout, n, &log_args)));
+        let gateway = (!self.no_gateway).then(|| layout.prepare_gateway()).transpose()?;
+        let gateway = gateway.map(|listen| Part::gateway(&layout, &listen, &log_args));
         let mount = self.mount.as_ref().map(|m| Part::mount(&layout, m, &self.options, &log_args));
+        let clients = gateway.into_iter().chain(mount).collect();
         block_on(async {
             let mut all = servers;
-            let result = serve(&layout, &mut all, mount).await;
+            let result = serve(&layout, &mut all, clients).await;
             for part in &mut all {
                 part.terminate();
             }
@@ -68,14 +75,14 @@ impl Up {
     }
 }
 
-/// Starts everything and stays until a signal; the mount is stopped here, the servers by the caller.
-async fn serve(layout: &Layout, servers: &mut Vec<Part>, mount: Option<Part>) -> anyhow::Result<()> {
+/// Starts everything and stays until a signal; the clients are stopped here, the servers by the caller.
+async fn serve(layout: &Layout, servers: &mut Vec<Part>, clients: Vec<Part>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut again = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut child = signal(SignalKind::child()).context("cannot listen to SIGCHLD")?;
     let mut parts = std::mem::take(servers);
-    parts.extend(mount);
+    parts.extend(clients);
 
     let mut started = Ok(());
     for part in &mut parts {
@@ -110,12 +117,12 @@ async fn serve(layout: &Layout, servers: &mut Vec<Part>, mount: Option<Part>) ->
         }
         println!("stopping");
     }
-    // First the mount, while there is a cluster to take its changes.
-    for part in parts.iter_mut().filter(|p| p.is_mount()) {
+    // First the clients, while there is a cluster to take their changes.
+    for part in parts.iter_mut().filter(|p| p.is_client()) {
         part.terminate();
-        part.wait(MOUNT_STOP_TIMEOUT).await;
+        part.wait(CLIENT_STOP_TIMEOUT).await;
     }
-    servers.extend(parts.into_iter().filter(|p| !p.is_mount()));
+    servers.extend(parts.into_iter().filter(|p| !p.is_client()));
     match started {
         Err(e) if e.is::<Stopped>() => Ok(()),
         other => other,
@@ -131,6 +138,9 @@ fn announce(layout: &Layout, parts: &[Part]) {
     println!("Cluster `{}` in {}", layout.name(), layout.dir().display());
     for part in parts {
         println!("  {part}");
+    }
+    for gateway in parts.iter().filter(|p| p.is_gateway()) {
+        println!("Dashboard and files: {} (no login: everybody on this machine may use it)", gateway.place());
     }
     let config = layout.client_config().display().to_string();
     println!("Mount it elsewhere:  quarry mount MOUNTPOINT --config {config}");

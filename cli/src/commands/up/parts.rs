@@ -65,8 +65,31 @@ impl Part {
         Self::new(layout, "mount".into(), mountpoint.display().to_string(), log_args, &args)
     }
 
-    pub(super) fn is_mount(&self) -> bool {
-        self.name == "mount"
+    pub(super) fn gateway(layout: &Layout, listen: &str, log_args: &[&str]) -> Self {
+        let args: Vec<OsString> = vec![
+            "gateway".into(),
+            "--config".into(),
+            layout.gateway_config().into_os_string(),
+            "--listen".into(),
+            listen.into(),
+            "--state".into(),
+            layout.dir().join("gateway").into_os_string(),
+        ];
+        Self::new(layout, "gateway".into(), format!("http://{listen}/"), log_args, &args)
+    }
+
+    /// A mount or a gateway, which need the servers until their end.
+    pub(super) fn is_client(&self) -> bool {
+        self.name == "mount" || self.is_gateway()
+    }
+
+    pub(super) fn is_gateway(&self) -> bool {
+        self.name == "gateway"
+    }
+
+    /// Where it listens or is mounted.
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Starts the process and waits until it says that it serves.

@@ -51,7 +51,10 @@ impl Credentials {
 }
 
 /// The identity that a certificate names. The caller has checked that the authority signed it.
-pub(crate) fn identity_of(der: &CertificateDer<'_>) -> Result<Identity, String> {
+///
+/// # Errors
+/// For bytes that are no certificate, and for one that names no identity or several.
+pub fn identity_of(der: &CertificateDer<'_>) -> Result<Identity, String> {
     let (_, cert) = x509_parser::parse_x509_certificate(der).map_err(|e| format!("no certificate: {e}"))?;
     let names = cert.subject_alternative_name().map_err(|e| format!("malformed names: {e}"))?;
     let uris: Vec<&str> = names

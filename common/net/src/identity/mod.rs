@@ -4,7 +4,7 @@ mod ca;
 mod credentials;
 
 pub use ca::{init_ca, issue};
-pub(crate) use credentials::identity_of;
+pub use credentials::identity_of;
 pub use credentials::{CertPaths, Credentials};
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,127 @@
+//! One look at the cluster as JSON, as the page and programs get it.
+
+use super::check::CheckState;
+use super::health;
+use super::history::Rates;
+use super::log::Event;
+use quarry_common::wire::cluster::{ClusterStatus, Group, MemberState, NodeState, NodeStatus, Placement};
+use serde_json::{Value, json};
+
+/// Groups that are shown one by one; of more the page shows the counts.
+const GROUPS_SHOWN: usize = 512;
+/// Sessions that are shown.
+const SESSIONS_SHOWN: usize = 200;
+
+/// Everything that a snapshot is made from.
+pub(super) struct View<'a> {
+    pub(super) status: Option<&'a ClusterStatus>,
+    pub(super) placement: &'a Placement,
+    /// Seconds since the last answer of a NameNode that is away.
+    pub(super) away_s: Option<u64>,
+    /// Groups done, groups in all, seconds left.
+    pub(super) healing: Option<(u64, u64, Option<u64>)>,
+    pub(super) history: Rates,
+    pub(super) check: Option<CheckState>,
+    pub(super) events: &'a [Event],
+    pub(super) event_count: u64,
+}
+
+/// The word of a node's state.
+pub(crate) fn node_state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Healthy => "healthy",
+        NodeState::Suspect => "suspect",
+        NodeState::Dead => "dead",
+        NodeState::Full => "full",
+    }
+}
+
+/// The word of a member's state.
+pub(crate) fn member_state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Serving => "serving",
+        MemberState::Syncing => "syncing",
+        MemberState::Stale => "stale",
+    }
+}
+
+impl View<'_> {
+    pub(super) fn to_json(&self) -> Value {
+        let empty = ClusterStatus::default();
+        let s = self.status.unwrap_or(&empty);
+        let health = match self.away_s {
+            Some(seconds) => health::unreachable(&s.namenode, seconds),
+            None => health::of(s, self.placement),
+        };
+        json!({
+            "at_ms": super::now_ms(),
+            "reachable": self.away_s.is_none(),
+            "health": health,
+            "cluster": s.cluster,
+            "namenode": {
+                "address": s.namenode,
+                "uptime_s": s.uptime_s,
+                "applied": s.applied,
+                "operations_per_s": self.history.operations,
+                "requests_per_s": self.history.requests,
+                "workers": s.workers.iter().map(|(name, now)| json!({ "name": name, "now": now })).collect::<Vec<_>>(),
+            },
+            "files": s.files,
+            "directories": s.directories,
+            "bytes": s.bytes,
+            "chunks": s.chunks,
+            "chunks_deleting": s.chunks_deleting,
+            "nodes": s.nodes.iter().map(|n| self.node(n)).collect::<Vec<_>>(),
+            "groups": {
+                "healthy": s.groups_healthy,
+                "degraded": s.groups_degraded,
+                "healing": s.groups_healing,
+                "list": self.placement.groups.iter().take(GROUPS_SHOWN).map(group).collect::<Vec<_>>(),
+                "omitted": self.placement.groups.len().saturating_sub(GROUPS_SHOWN),
+            },
+            "healing": self.healing.map(|(done, total, left_s)| json!({ "done": done, "total": total, "left_s": left_s })),
+            "sessions": s.sessions.iter().take(SESSIONS_SHOWN).map(|c| json!({
+                "session": c.session,
+                "client": c.client,
+                "idle_ms": c.idle_ms,
+                "open": c.open,
+                "locks": c.locks,
+                "leases": c.leases,
+                "requests": c.requests,
+            })).collect::<Vec<_>>(),
+            "sessions_omitted": s.sessions.len().saturating_sub(SESSIONS_SHOWN),
+            "check": self.check.as_ref().map(CheckState::to_json),
+            "events": self.events,
+            "event_count": self.event_count,
+        })
+    }
+
+    fn node(&self, n: &NodeStatus) -> Value {
+        let groups = self.placement.groups.iter().filter(|g| g.members.iter().any(|m| m.node == n.node.id));
+        json!({
+            "id": n.node.id,
+            "address": n.node.address,
+            "state": node_state(n.node.state),
+            "rack": n.rack,
+            "heartbeat_age_ms": n.heartbeat_age_ms,
+            "chunks": n.chunks,
+            "bytes": n.bytes,
+            "free": n.free,
+            "capacity": n.capacity,
+            "trouble": n.trouble,
+            "scrubbed": n.scrubbed.0,
+            "rotten": n.scrubbed.1,
+            "groups": groups.count(),
+            "growth": self.history.growth.get(&n.node.id.0).copied().unwrap_or_default().round(),
+        })
+    }
+}
+
+fn group(g: &Group) -> Value {
+    json!({
+        "id": g.id,
+        "epoch": g.epoch,
+        "replication": g.replication.to_string(),
+        "members": g.members.iter().map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+    })
+}
