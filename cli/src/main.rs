@@ -47,6 +47,8 @@ enum Command {
     Mount(commands::mount::Mount),
     /// Serve the cluster over HTTP: dashboard, file browser, file API.
     Gateway(commands::gateway::Gateway),
+    #[command(hide = true)]
+    WatchMount(commands::watch_mount::WatchMount),
     /// Show how the cluster and each of its nodes are.
     Status(commands::status::Status),
     /// Show where each piece of a file is.
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Datanode(c) => c.run(),
         Command::Mount(c) => c.run(),
         Command::Gateway(c) => c.run(),
+        Command::WatchMount(c) => c.run(),
         Command::Status(c) => c.run(),
         Command::Locate(c) => c.run(),
         Command::Watch(c) => c.run(),

@@ -22,8 +22,10 @@ mod testing;
 mod traits;
 mod transfer;
 
-pub use cache::Invalidator;
+pub use cache::{Forgotten, Invalidator};
 pub use config::ClientConfig;
 pub use error::ClientError;
 pub use file::{OpenFile, OpenMode};
-pub use fs::{Changes, ChangesError, FileSystem};
+pub use fs::{
+    Changes, ChangesError, Credentials, DirPage, Entry, FileSystem, Listing, NewFile, PagesRead, Unwritten,
+};

@@ -43,10 +43,16 @@ pub(crate) fn system_time(t: Timestamp) -> SystemTime {
     base.and_then(|b| b.checked_add(rest)).unwrap_or(UNIX_EPOCH)
 }
 
+/// A time as fuser hands it over. For one before 1970 the kernel gives the second in which it lies and the nanoseconds from there on;
+/// fuser subtracts both from 1970, though the nanoseconds are to be added.
 pub(crate) fn timestamp(t: SystemTime) -> Timestamp {
     match t.duration_since(UNIX_EPOCH) {
         Ok(d) => Timestamp(d.as_nanos() as i128),
-        Err(e) => Timestamp(-(e.duration().as_nanos() as i128)),
+        Err(e) => {
+            let back = e.duration();
+            let seconds = i128::from(back.as_secs()) * 1_000_000_000;
+            Timestamp(i128::from(back.subsec_nanos()) - seconds)
+        }
     }
 }
 
@@ -54,27 +60,6 @@ pub(crate) fn set_time(t: TimeOrNow) -> SetTime {
     match t {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(t) => SetTime::At(timestamp(t)),
-    }
-}
-
-/// What an answer says that there is no inode under a name.
-pub(crate) fn no_inode() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
     }
 }
 
@@ -141,12 +126,35 @@ pub(crate) fn fallocate_mode(mode: i32) -> Option<FallocateMode> {
 mod tests {
     use super::*;
 
+    /// As fuser 0.18 makes it of the kernel's seconds and nanoseconds.
+    fn by_fuser(seconds: i64, nanos: u32) -> SystemTime {
+        let duration = Duration::new(seconds.unsigned_abs(), nanos);
+        if seconds >= 0 { UNIX_EPOCH + duration } else { UNIX_EPOCH - duration }
+    }
+
     #[test]
-    fn times_survive_the_way_through_the_kernels_type() {
-        for nanos in
-            [0, 1, -1, 999_999_999, -1_000_000_001, 1_700_000_000_123_456_789, -62_135_596_800_000_000_000]
-        {
-            assert_eq!(timestamp(system_time(Timestamp(nanos))).0, nanos);
+    fn times_on_both_sides_of_1970_are_exact_in_both_directions() {
+        for nanos in [
+            0,
+            1,
+            -1,
+            999_999_999,
+            -500_000_000,
+            -1_000_000_000,
+            -1_000_000_001,
+            1_700_000_000_123_456_789,
+            -62_135_596_800_000_000_000,
+        ] {
+            let second =
+                i64::try_from(nanos / 1_000_000_000 - i128::from(nanos % 1_000_000_000 < 0)).unwrap();
+            let rest = (nanos - i128::from(second) * 1_000_000_000) as u32;
+            assert_eq!(timestamp(by_fuser(second, rest)).0, nanos);
+            let shown = system_time(Timestamp(nanos));
+            let back = match shown.duration_since(UNIX_EPOCH) {
+                Ok(d) => d.as_nanos() as i128,
+                Err(e) => -(e.duration().as_nanos() as i128),
+            };
+            assert_eq!(back, nanos);
         }
     }
 

@@ -7,24 +7,30 @@ mod adapter;
 mod convert;
 mod errno;
 mod handles;
-mod interrupt;
 mod kernel;
 mod mountpoint;
 pub mod options;
+mod task;
+mod watcher;
+
+pub use mountpoint::remount;
+pub use watcher::Watched;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use kernel::KernelCache;
 use mountpoint::Unmounted;
-use options::{KernelFlag, MountOptions};
+use options::MountOptions;
 use quarry_client::FileSystem;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use watcher::Watcher;
 
 /// Threads that read the kernel's requests: as many as cores, within these bounds.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=8;
@@ -32,7 +38,7 @@ const THREADS: std::ops::RangeInclusive<usize> = 2..=8;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// What to mount where.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct MountConfig {
     /// An existing directory.
     pub mountpoint: PathBuf,
@@ -40,6 +46,8 @@ pub struct MountConfig {
     pub options: MountOptions,
     /// Shown as the device by `df` and `mount`: the cluster's name.
     pub source: String,
+    /// A command that, given the mount point as one more argument, runs [`Watched`]: the mount is watched by it.
+    pub watcher: Option<Command>,
 }
 
 /// Why there is no mount.
@@ -77,11 +85,12 @@ pub enum MountError {
 /// # Errors
 /// See [`MountError`].
 pub async fn run(
-    config: MountConfig,
+    mut config: MountConfig,
     fs: FileSystem,
     shutdown: CancellationToken,
     ready: oneshot::Sender<()>,
 ) -> Result<(), MountError> {
+    let watcher = config.watcher.take();
     let path = mountpoint::prepare(&config.mountpoint).await?;
     let adapter =
         adapter::Adapter::new(fs.clone(), tokio::runtime::Handle::current(), config.options.direct_io);
@@ -91,15 +100,20 @@ pub async fn run(
     let session = tokio::task::spawn_blocking(move || {
         let session = Session::new(adapter, &mount_on, &fuse)?;
         let device = File::from(session.as_fd().try_clone_to_owned()?);
-        fs.set_invalidator(Arc::new(KernelCache::new(session.notifier(), device)));
+        fs.set_invalidator(Arc::new(KernelCache::new(device)));
         // From here on it is unmounted by us alone: dropping fuser's own handle could unmount what came after.
         session.spawn()
     })
     .await
     .expect("mounting does not panic")
     .map_err(kernel_error)?;
+    // This future runs on one thread from here on, until the mount has ended.
+    let watcher = watcher.and_then(|command| watch(command, &path));
     let mut ended = join(session);
     mountpoint::raise_read_ahead(&path).await;
+    if config.options.kernel.no_symfollow {
+        mountpoint::set_flags(&path, &config.options).map_err(kernel_error)?;
+    }
     tracing::info!(mountpoint = %path.display(), "mounted");
     let _ = ready.send(());
 
@@ -112,8 +126,16 @@ pub async fn run(
             }
         }
     };
+    if let Some(watcher) = watcher {
+        watcher.dismiss();
+    }
     tracing::info!(mountpoint = %path.display(), "unmounted");
     served.unwrap_or(Ok(())).map_err(|source| MountError::Ended { path: config.mountpoint, source })
+}
+
+fn watch(command: Command, mountpoint: &Path) -> Option<Watcher> {
+    let watcher = Watcher::start(command, mountpoint);
+    watcher.inspect_err(|error| tracing::warn!(%error, "the mount is not watched: if its process is killed, umount(8) may hang")).ok()
 }
 
 /// Waits for the session's thread on a thread of its own, since that may last as long as the mount.
@@ -136,24 +158,19 @@ fn fuse_config(config: &MountConfig) -> Config {
     if config.options.read_only {
         fuse.mount_options.push(MountOption::RO);
     }
-    for flag in &config.options.kernel {
-        let option = match flag {
-            KernelFlag::NoSuid => MountOption::NoSuid,
-            KernelFlag::NoDev => MountOption::NoDev,
-            KernelFlag::NoExec => MountOption::NoExec,
-            KernelFlag::NoAtime => MountOption::NoAtime,
-            KernelFlag::Sync => MountOption::Sync,
-            KernelFlag::DirSync => MountOption::DirSync,
-        };
-        if !fuse.mount_options.contains(&option) {
-            fuse.mount_options.push(option);
-        }
+    let flags = config.options.kernel;
+    fuse.mount_options.push(if flags.suid { MountOption::Suid } else { MountOption::NoSuid });
+    fuse.mount_options.push(if flags.dev { MountOption::Dev } else { MountOption::NoDev });
+    // Access times are not kept, and `mount` says so.
+    fuse.mount_options.push(MountOption::NoAtime);
+    if flags.no_exec {
+        fuse.mount_options.push(MountOption::NoExec);
     }
-    if !config.options.kernel.contains(&KernelFlag::NoSuid) {
-        fuse.mount_options.push(MountOption::Suid);
+    if flags.sync {
+        fuse.mount_options.push(MountOption::Sync);
     }
-    if !config.options.kernel.contains(&KernelFlag::NoDev) {
-        fuse.mount_options.push(MountOption::Dev);
+    if flags.dir_sync {
+        fuse.mount_options.push(MountOption::DirSync);
     }
     fuse.acl = if config.options.owner_only { SessionACL::Owner } else { SessionACL::All };
     let cores = std::thread::available_parallelism().map_or(*THREADS.start(), usize::from);

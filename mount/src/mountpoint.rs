@@ -1,9 +1,10 @@
 //! The directory that a cluster is mounted on: before, at the start and at the end.
 
 use crate::MountError;
+use crate::options::MountOptions;
 use rustix::fs::{Mode, OFlags, major, minor};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount as umount2};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount as umount2};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const READ_AHEAD_KIB: u32 = 4096;
 /// A mount point whose server hangs must not hang us.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to hand over pages that programs changed through mmap.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How an unmount went.
 pub(crate) enum Unmounted {
@@ -79,6 +80,35 @@ fn is_quarry_on(line: &str, path: &Path) -> bool {
 /// mountinfo writes space, tab, newline and backslash in octal.
 fn unescape(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// Gives the mount that is there the flags that options ask for. What it serves goes on.
+///
+/// # Errors
+/// When there is no mount of a cluster.
+pub fn remount(path: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let refuse = |reason: String| MountError::Mountpoint { path: path.to_path_buf(), reason };
+    let absolute = path.canonicalize().map_err(|e| refuse(e.to_string()))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !mounts.lines().any(|line| is_quarry_on(line, &absolute)) {
+        return Err(refuse("no cluster is mounted there".into()));
+    }
+    set_flags(&absolute, options).map_err(|e| refuse(e.to_string()))
+}
+
+/// Sets the flags of a mount.
+pub(crate) fn set_flags(path: &Path, options: &MountOptions) -> std::io::Result<()> {
+    let kernel = options.kernel;
+    let flags = [
+        (options.read_only, MountFlags::RDONLY),
+        (!kernel.suid, MountFlags::NOSUID),
+        (!kernel.dev, MountFlags::NODEV),
+        (kernel.no_exec, MountFlags::NOEXEC),
+        (kernel.no_symfollow, MountFlags::NOSYMFOLLOW),
+        (true, MountFlags::NOATIME),
+    ];
+    let wanted = flags.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag);
+    Ok(mount_remount(path, wanted.fold(MountFlags::empty(), |all, flag| all | flag), "")?)
 }
 
 /// More read-ahead than a mount gets by itself. It only makes things faster, so a refusal is only logged.

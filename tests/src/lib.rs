@@ -8,6 +8,7 @@ pub mod linear;
 pub mod mapping;
 pub mod ports;
 pub mod process;
+pub mod program;
 pub mod tree;
 pub mod views;
 pub mod wait;

@@ -11,6 +11,7 @@ pub(crate) mod namenode;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod watch;
+pub(crate) mod watch_mount;
 
 use anyhow::Context;
 use clap::Args;

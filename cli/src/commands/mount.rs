@@ -7,15 +7,19 @@ use clap::Args;
 use quarry_client::{ClientConfig, FileSystem};
 use quarry_mount::MountConfig;
 use quarry_mount::options::MountOptions;
+use quarry_net::transport::Transport;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// After a stop was asked for, what is not yet with the cluster gets this long to go there.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// A cluster that does not answer for this long when it is to be mounted is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a stop was asked for, what is not yet with the cluster goes there as long as some of it does within this time.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Set for the child of `--background`, which reports on its standard output.
 const CHILD: &str = "QUARRY_MOUNT_CHILD";
 /// What the child reports when programs may use the mount.
@@ -31,8 +35,9 @@ pub(crate) struct Mount {
     /// The client's configuration; `quarry up DIR` writes one to DIR/client.toml.
     #[arg(long, short, env = "QUARRY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Options as mount(8) gives them: ro, nosuid, nodev, noexec, noatime, owner_only, config=FILE, and
-    /// soft,timeo=SECONDS to give up on a cluster that is away instead of waiting for it.
+    /// Options as mount(8) gives them: ro, suid, dev, noexec, nosymfollow, sync, owner_only, direct_io, config=FILE,
+    /// remount, and soft,timeo=SECONDS to give up on a cluster that is away instead of waiting for it. Without `suid`
+    /// and `dev` the mount is nosuid and nodev.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
@@ -46,6 +51,9 @@ pub(crate) struct Mount {
 impl Mount {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        if options.remount {
+            return Ok(quarry_mount::remount(&self.mountpoint, &options)?);
+        }
         let Some(file) = self.config.as_ref().or(options.config.as_ref()) else {
             bail!("--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE");
         };
@@ -61,34 +69,14 @@ impl Mount {
             mountpoint: self.mountpoint,
             source: transport.identity().cluster.clone(),
             options,
+            watcher: Some(super::watch_mount::command()),
         };
-        block_on(async {
-            let shutdown = until_signal()?;
-            let namenode = config.namenode.clone();
-            let fs = tokio::select! {
-                fs = FileSystem::connect(config, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
-                () = shutdown.cancelled() => return Ok(()),
-            };
-            let (ready, mounted) = oneshot::channel();
-            let path = mount.mountpoint.display().to_string();
-            tokio::spawn(async move {
-                if mounted.await.is_ok() {
-                    if child {
-                        report_mounted();
-                    } else {
-                        println!("mounted on {path}");
-                    }
-                    systemd_ready();
-                }
-            });
-            let served = quarry_mount::run(mount, fs.clone(), shutdown, ready).await;
-            if tokio::time::timeout(FLUSH_TIMEOUT, fs.shutdown()).await.is_err() {
-                tracing::error!(
-                    "the cluster did not take the last changes in time; what was not fsynced may be lost"
-                );
-            }
-            Ok(served?)
-        })
+        let served = block_on(serve(mount, config, transport, child));
+        if let (true, Err(error)) = (child, &served) {
+            // The parent hears it, unless it has heard already that the mount is there.
+            let _ = report(&format!("{error:#}"));
+        }
+        served
     }
 
     /// Starts this command again as a child of its own session, and waits for its report.
@@ -128,18 +116,78 @@ impl Mount {
             return Ok(());
         }
         let status = running.wait().context("the background process is lost")?;
-        bail!("the mount did not come up ({status}); --log-file FILE shows why")
+        match said.trim() {
+            "" => bail!("the mount did not come up ({status}); --log-file FILE shows why"),
+            reason => bail!("{reason}"),
+        }
+    }
+}
+
+/// Mounts and serves until the mount ends or a signal asks for its end.
+async fn serve(
+    mount: MountConfig,
+    config: ClientConfig,
+    transport: Arc<dyn Transport>,
+    child: bool,
+) -> anyhow::Result<()> {
+    let shutdown = until_signal()?;
+    let namenode = config.namenode.clone();
+    let fs = tokio::select! {
+        fs = FileSystem::connect(config, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
+        () = tokio::time::sleep(CONNECT_TIMEOUT) => bail!(
+            "the NameNode {namenode} has not answered for {} s: is it running, and is this its address?",
+            CONNECT_TIMEOUT.as_secs()
+        ),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let (ready, mounted) = oneshot::channel();
+    let path = mount.mountpoint.display().to_string();
+    tokio::spawn(async move {
+        if mounted.await.is_ok() {
+            if child {
+                report_mounted();
+            } else {
+                println!("mounted on {path}");
+            }
+            systemd_ready();
+        }
+    });
+    let served = quarry_mount::run(mount, fs.clone(), shutdown, ready).await;
+    flush(&fs).await;
+    Ok(served?)
+}
+
+/// Brings what was written into the cluster, and says what could not be.
+async fn flush(fs: &FileSystem) {
+    let shutdown = fs.shutdown();
+    tokio::pin!(shutdown);
+    let mut left = fs.unwritten();
+    while tokio::time::timeout(FLUSH_TIMEOUT, &mut shutdown).await.is_err() {
+        let now = fs.unwritten();
+        if now == left {
+            tracing::error!(
+                files = now.files,
+                bytes = now.bytes,
+                "the cluster does not take the last changes: what was not fsynced may be lost"
+            );
+            return;
+        }
+        left = now;
     }
 }
 
 /// Tells the parent that waits in [`Mount::in_background`], and lets go of the pipe's end, so that it never fills.
 fn report_mounted() {
-    let mut out = std::io::stdout();
-    let told = out.write_all(MOUNTED.as_bytes()).and_then(|()| out.flush());
+    let told = report(MOUNTED);
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(null);
     }
     if let Err(error) = told {
-        tracing::warn!(%error, "nobody waits for the mount any more");
+        tracing::warn!(%error, "the process that waits for the mount is gone");
     }
+}
+
+fn report(what: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(what.as_bytes()).and_then(|()| out.flush())
 }

@@ -1,179 +1,299 @@
-//! The thread that tells the kernel to forget, and what follows.
+//! Telling the kernel to forget what leases no longer protect, and acknowledging recalls.
+//!
+//! The kernel waits for the lock of each page that it forgets, and has a page locked while a read or a write of it waits for this
+//! client. So each recall is a task of its own, which delays no other, and goes around the pages of reads and writes under
+//! way: the kernel forgets those of a read when the read is answered ([`PageRead`](super::PageRead)).
 
-use super::{Invalidator, Job, lock};
-use crate::file::{Files, Inode};
+use super::reads::Reads;
+use super::{Forgotten, Invalidator, Job, lock};
+use crate::file::Files;
 use crate::session::Session;
 use futures::future::join_all;
 use quarry_common::ids::Ino;
+use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::session::Request;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
-use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
-/// Recalls acknowledged together.
+/// Recalls acknowledged together: one small frame.
 const BATCH: usize = 256;
+/// Inodes without readers and writers that one blocking task has the kernel forget, where nothing waits for each of them.
+const CHUNK: usize = 256;
+/// Acknowledgements that wait to be sent; a recall beyond waits.
+const ACKNOWLEDGEMENTS: usize = 4096;
 /// The kernel locks pages of this size; where they are larger, a recall may last until the end of the lease.
 const PAGE: u64 = 4096;
-/// The kernel forgets pages that nobody has locked in much less than this.
+/// The kernel forgets unlocked pages in much less than this.
 const UNLOCKED_TIME: Duration = Duration::from_millis(10);
+/// Pause between two attempts to have the kernel forget an inode whose look-up is on its way to it: it takes that up in microseconds.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(1);
 
-/// The work of the thread.
+/// Takes the jobs of a cache.
 pub(crate) struct Forgetter {
-    jobs: Receiver<Job>,
+    jobs: mpsc::Receiver<Job>,
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
     uncovered: Arc<Mutex<HashSet<Ino>>>,
+    reads: Arc<Reads>,
 }
 
 impl Forgetter {
     pub(super) fn new(
-        jobs: Receiver<Job>,
+        jobs: mpsc::Receiver<Job>,
         invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
         uncovered: Arc<Mutex<HashSet<Ino>>>,
+        reads: Arc<Reads>,
     ) -> Self {
-        Self { jobs, invalidator, uncovered }
+        Self { jobs, invalidator, uncovered, reads }
     }
 
     /// Works until the cache is dropped.
-    ///
-    /// # Errors
-    /// When there can be no thread.
-    pub(crate) fn start(self, session: &Arc<Session>, files: &Arc<Files>) -> std::io::Result<()> {
-        let (session, files, runtime) = (Arc::downgrade(session), Arc::downgrade(files), Handle::current());
-        let work = move || self.work(&session, &files, &runtime);
-        std::thread::Builder::new().name("quarry-recall".to_owned()).spawn(work).map(drop)
+    pub(crate) fn start(self, session: &Arc<Session>, files: &Arc<Files>) {
+        let (acknowledgements, recalled) = mpsc::channel(ACKNOWLEDGEMENTS);
+        tokio::spawn(acknowledge(Arc::downgrade(session), recalled));
+        let kernel = Arc::new(Kernel {
+            invalidator: self.invalidator,
+            reads: self.reads,
+            session: Arc::downgrade(session),
+            files: Arc::downgrade(files),
+        });
+        tokio::spawn(work(self.jobs, self.uncovered, kernel, acknowledgements));
     }
+}
 
-    fn work(self, session: &Weak<Session>, files: &Weak<Files>, runtime: &Handle) {
-        while let Ok(first) = self.jobs.recv() {
-            let rest = std::iter::from_fn(|| self.jobs.try_recv().ok()).take(BATCH - 1);
-            let mut recalled = Vec::new();
-            let mut names = false;
-            let mut barriers = Vec::new();
-            for job in std::iter::once(first).chain(rest) {
-                match job {
-                    Job::Dropped { dropped, recall } => {
-                        names |= dropped.iter().any(|dropped| dropped.names);
-                        if let Some(recall) = recall
-                            && let Some(contended) = self.contended(recall.1, files)
-                        {
-                            if let Some(session) = session.upgrade() {
-                                runtime.spawn(contended.recall(session, recall));
-                            }
-                            continue;
-                        }
-                        dropped.iter().for_each(|dropped| self.forget(dropped.ino, files));
-                        recalled.extend(recall);
-                    }
-                    Job::Changed(ino) => {
-                        if let Some(invalidator) = self.invalidator.get() {
-                            invalidator.attributes(ino);
-                        }
-                    }
-                    Job::Uncovered(ino) => {
-                        lock(&self.uncovered).remove(&ino);
-                        self.forget(ino, files);
-                    }
-                    Job::Barrier(done) => barriers.push(done),
+async fn work(
+    mut jobs: mpsc::Receiver<Job>,
+    uncovered: Arc<Mutex<HashSet<Ino>>>,
+    kernel: Arc<Kernel>,
+    acknowledgements: mpsc::Sender<(u64, Ino)>,
+) {
+    let running = Arc::new(Running::default());
+    while let Some(job) = jobs.recv().await {
+        match job {
+            Job::Recalled { number, ino } => {
+                let (kernel, acknowledgements) = (kernel.clone(), acknowledgements.clone());
+                running.spawn(async move {
+                    kernel.forget(ino).await;
+                    kernel.bring_in(ino).await;
+                    // Without a receiver there is no session either.
+                    let _ = acknowledgements.send((number, ino)).await;
+                });
+            }
+            Job::Dropped(inos) => {
+                let (idle, busy): (Vec<Ino>, Vec<Ino>) =
+                    inos.into_iter().partition(|ino| kernel.is_idle(*ino));
+                for chunk in idle.chunks(CHUNK) {
+                    let (kernel, chunk) = (kernel.clone(), chunk.to_vec());
+                    running.spawn(async move {
+                        let _ = spawn_blocking(move || chunk.iter().for_each(|ino| kernel.forget_now(*ino)))
+                            .await;
+                    });
+                }
+                for ino in busy {
+                    let kernel = kernel.clone();
+                    running.spawn(async move { kernel.forget(ino).await });
                 }
             }
-            if let (true, Some(invalidator)) = (names, self.invalidator.get()) {
-                invalidator.names();
+            Job::Changed(ino) => kernel.attributes(ino, &running),
+            Job::Uncovered(ino) => {
+                lock(&uncovered).remove(&ino);
+                let kernel = kernel.clone();
+                running.spawn(async move { kernel.forget(ino).await });
             }
-            for barrier in barriers {
-                // Whoever waited may have given up.
-                let _ = barrier.send(());
+            Job::Barrier(done) => {
+                let all = running.before_now();
+                tokio::spawn(async move {
+                    all.await;
+                    // The caller may have given up.
+                    let _ = done.send(());
+                });
             }
-            if let Some(session) = session.upgrade() {
-                acknowledge_all(recalled, &session, files, runtime);
+        }
+    }
+}
+
+/// Tasks under way, by number.
+#[derive(Default)]
+struct Running {
+    tasks: Mutex<(u64, BTreeSet<u64>)>,
+    ended: Notify,
+}
+
+impl Running {
+    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let number = {
+            let mut tasks = lock(&self.tasks);
+            tasks.0 += 1;
+            let number = tasks.0;
+            tasks.1.insert(number);
+            number
+        };
+        let running = Arc::clone(self);
+        tokio::spawn(async move {
+            task.await;
+            lock(&running.tasks).1.remove(&number);
+            running.ended.notify_waiters();
+        });
+    }
+
+    /// Resolves when every task has ended that was spawned before this call.
+    fn before_now(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        let (running, newest) = (Arc::clone(self), lock(&self.tasks).0);
+        async move {
+            loop {
+                let ended = running.ended.notified();
+                tokio::pin!(ended);
+                ended.as_mut().enable();
+                if lock(&running.tasks).1.first().is_none_or(|oldest| *oldest > newest) {
+                    return;
+                }
+                ended.await;
+            }
+        }
+    }
+}
+
+/// The kernel's caches, and what this client knows of their use.
+struct Kernel {
+    invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
+    reads: Arc<Reads>,
+    session: Weak<Session>,
+    files: Weak<Files>,
+}
+
+/// Ranges of a file whose pages the kernel may have locked.
+#[derive(PartialEq, Eq)]
+struct Busy {
+    reads: Vec<Range<u64>>,
+    writes: Vec<Range<u64>>,
+}
+
+impl Kernel {
+    fn busy(&self, ino: Ino) -> Busy {
+        let inode = self.files.upgrade().and_then(|files| files.known(ino));
+        let writes = inode.map_or_else(Vec::new, |inode| inode.writing.borrow().clone());
+        Busy { reads: pages(&self.reads.of(ino)), writes: pages(&writes) }
+    }
+
+    fn is_idle(&self, ino: Ino) -> bool {
+        let busy = self.busy(ino);
+        busy.reads.is_empty() && busy.writes.is_empty()
+    }
+
+    /// The layout, the kernel's attributes and pages of a file are forgotten when this returns, but for pages of reads and writes
+    /// under way.
+    async fn forget(&self, ino: Ino) {
+        self.forget_layout(ino);
+        let Some(invalidator) = self.invalidator.get() else { return };
+        let started = Instant::now();
+        loop {
+            match self.forget_around(invalidator, ino).await {
+                Some(Forgotten::Done) => return,
+                // It may not know it yet: then an answer that it is about to take up says what is to be forgotten.
+                Some(Forgotten::Unknown) if self.is_looked_up(ino) && started.elapsed() < LEASE_TERM => {
+                    tokio::time::sleep(UNKNOWN_PAUSE).await;
+                }
+                Some(Forgotten::Unknown) => return,
+                None => {}
             }
         }
     }
 
-    /// The inode, if programs are writing to it at this moment.
-    fn contended(&self, ino: Ino, files: &Weak<Files>) -> Option<Contended> {
-        let inode = files.upgrade()?.known(ino)?;
-        let writing = !inode.writing.borrow().is_empty();
-        let invalidator = self.invalidator.get()?.clone();
-        writing.then_some(Contended { inode, invalidator })
+    /// `None`: other reads or writes than at the beginning are under way, and the kernel may wait for one of them.
+    ///
+    /// The kernel holds the lock of a page that it has only in part until the write of that part is answered, and a write may be
+    /// waiting for a lease on the file. To wait for its page would stop two mounts that both write: each would wait for the
+    /// other's recall. Of such a page the kernel shows nothing that is old: all of it that counts is what is being written. So
+    /// pages under writes are waited for only as long as an unlocked page would take.
+    async fn forget_around(&self, invalidator: &Arc<dyn Invalidator>, ino: Ino) -> Option<Forgotten> {
+        let tell = |range: Range<u64>| tell(invalidator, ino, vec![range]);
+        let busy = self.busy(ino);
+        let writes = join_all(busy.writes.iter().cloned().map(tell));
+        if !busy.writes.is_empty() {
+            let _ = tokio::time::timeout(UNLOCKED_TIME, writes).await;
+        }
+        let all = pages(&[busy.reads.as_slice(), busy.writes.as_slice()].concat());
+        let mut rest = self::tell(invalidator, ino, between(&all));
+        loop {
+            match tokio::time::timeout(UNLOCKED_TIME, &mut rest).await {
+                Ok(told) => return Some(told.unwrap_or(Forgotten::Done)),
+                Err(_) if self.busy(ino) != busy => return None,
+                Err(_) => {}
+            }
+        }
     }
 
-    fn forget(&self, ino: Ino, files: &Weak<Files>) {
-        if let Some(files) = files.upgrade() {
+    /// The same for an inode without reads and writes under way, on a thread that may block.
+    fn forget_now(&self, ino: Ino) {
+        self.forget_layout(ino);
+        let Some(invalidator) = self.invalidator.get() else { return };
+        let started = Instant::now();
+        while invalidator.inode(ino) == Forgotten::Unknown
+            && self.is_looked_up(ino)
+            && started.elapsed() < LEASE_TERM
+        {
+            std::thread::sleep(UNKNOWN_PAUSE);
+        }
+    }
+
+    /// Attributes take no lock, so the kernel is told at once; again later if it does not know the inode yet.
+    fn attributes(self: &Arc<Self>, ino: Ino, running: &Arc<Running>) {
+        let Some(invalidator) = self.invalidator.get() else { return };
+        if invalidator.attributes(ino) == Forgotten::Unknown && self.is_looked_up(ino) {
+            let kernel = Arc::clone(self);
+            running.spawn(async move { kernel.forget(ino).await });
+        }
+    }
+
+    fn forget_layout(&self, ino: Ino) {
+        if let Some(files) = self.files.upgrade() {
             files.invalidate(ino);
         }
-        if let Some(invalidator) = self.invalidator.get() {
-            invalidator.inode(ino);
+    }
+
+    fn is_looked_up(&self, ino: Ino) -> bool {
+        self.session.upgrade().is_some_and(|session| session.opens().is_looked_up(ino))
+    }
+
+    /// Brings into the cluster what was kept under the lease.
+    async fn bring_in(&self, ino: Ino) {
+        if let Some(inode) = self.files.upgrade().and_then(|files| files.dirty_inode(ino)) {
+            inode.flush(false).await;
         }
     }
 }
 
-/// Answers recalls: at once, or as soon as what was kept under the lease is in the cluster.
-fn acknowledge_all(recalled: Vec<(u64, Ino)>, session: &Arc<Session>, files: &Weak<Files>, runtime: &Handle) {
-    let mut clean = Vec::new();
-    for recall in recalled {
-        match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {
-            Some(inode) => {
-                runtime.spawn(bring_in(inode, session.clone(), recall));
-            }
-            None => clean.push(recall),
+/// Has the kernel forget a range, but for the pages of reads under way. A read that begins meanwhile is not waited for: what it
+/// takes up is new.
+pub(super) async fn outside_reads(
+    invalidator: &Arc<dyn Invalidator>,
+    reads: &Reads,
+    ino: Ino,
+    range: Range<u64>,
+) {
+    let range = pages(&[range]);
+    let apart = between(&pages(&reads.of(ino)));
+    let overlap = |a: &Range<u64>, b: &Range<u64>| a.start.max(b.start)..a.end.min(b.end);
+    let all = range.iter().flat_map(|range| apart.iter().map(|part| overlap(range, part)));
+    let all: Vec<_> = all.filter(|range| !range.is_empty()).collect();
+    if !all.is_empty() {
+        let _ = tokio::time::timeout(UNLOCKED_TIME, tell(invalidator, ino, all)).await;
+    }
+}
+
+fn tell(invalidator: &Arc<dyn Invalidator>, ino: Ino, ranges: Vec<Range<u64>>) -> JoinHandle<Forgotten> {
+    let invalidator = invalidator.clone();
+    spawn_blocking(move || {
+        let mut told = Forgotten::Done;
+        for range in ranges {
+            told = if range == (0..u64::MAX) { invalidator.inode(ino) } else { invalidator.data(ino, range) };
         }
-    }
-    if !clean.is_empty() {
-        runtime.spawn(acknowledge(session.clone(), clean));
-    }
-}
-
-/// A file that was recalled while programs write to it.
-///
-/// The kernel holds the lock of a page that it has only in part until the write of that part is answered, and a write may be
-/// waiting for a lease on the file. To wait for its page here would stop two mounts that both write: each would wait for the
-/// other's recall. Of such a page the kernel shows nothing that is old: all of it that counts is what is being written. So pages under
-/// writes are waited for only as long as an unlocked page would take.
-struct Contended {
-    inode: Arc<Inode>,
-    invalidator: Arc<dyn Invalidator>,
-}
-
-impl Contended {
-    async fn recall(self, session: Arc<Session>, recall: (u64, Ino)) {
-        self.inode.state().forget_layout();
-        while !self.forget_all().await {}
-        bring_in(self.inode, session, recall).await;
-    }
-
-    /// Has the kernel forget the file's data. Gives up when other writes than at the beginning are under way: whatever the kernel
-    /// waits for may be theirs.
-    async fn forget_all(&self) -> bool {
-        let writing = self.pages_under_writes();
-        let each = join_all(writing.iter().map(|range| self.forget(vec![range.clone()])));
-        let _ = tokio::time::timeout(UNLOCKED_TIME, each).await;
-        let mut rest = self.forget(between(&writing));
-        while tokio::time::timeout(UNLOCKED_TIME, &mut rest).await.is_err() {
-            if self.pages_under_writes() != writing {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn pages_under_writes(&self) -> Vec<Range<u64>> {
-        pages(&self.inode.writing.borrow())
-    }
-
-    fn forget(&self, ranges: Vec<Range<u64>>) -> JoinHandle<()> {
-        let (invalidator, ino) = (self.invalidator.clone(), self.inode.ino);
-        spawn_blocking(move || ranges.into_iter().for_each(|range| invalidator.data(ino, range)))
-    }
-}
-
-/// Answers a recall as soon as what was kept under the lease is in the cluster.
-async fn bring_in(inode: Arc<Inode>, session: Arc<Session>, recall: (u64, Ino)) {
-    inode.flush(false).await;
-    acknowledge(session, vec![recall]).await;
+        told
+    })
 }
 
 /// The pages of some ranges, ascending and apart.
@@ -202,13 +322,22 @@ fn between(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     starts.zip(ends).map(|(start, end)| start..end).filter(|range| !range.is_empty()).collect()
 }
 
-/// Tells the NameNode that what it recalled is forgotten, and what of it is open.
-async fn acknowledge(session: Arc<Session>, recalled: Vec<(u64, Ino)>) {
-    // An inode that the NameNode learns is open stays so until this is answered: its closing must not come first.
-    let open: Vec<_> = recalled.iter().map(|(_, ino)| session.opens().reveal(*ino)).collect();
-    let recalls = recalled.iter().zip(&open).map(|((number, _), open)| (*number, open.is_some())).collect();
-    if let Err(error) = session.ask(Request::RecallDone { recalls }).await {
-        tracing::debug!(%error, "recalls are not acknowledged");
+/// Tells the NameNode which recalled leases are given back, and which of their inodes this client refers to.
+async fn acknowledge(session: Weak<Session>, mut recalled: mpsc::Receiver<(u64, Ino)>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while recalled.recv_many(&mut batch, BATCH).await > 0 {
+        let Some(session) = session.upgrade() else { return };
+        let batch = std::mem::take(&mut batch);
+        // A slow answer delays no later acknowledgement.
+        tokio::spawn(async move {
+            // An inode that the NameNode learns is open stays so until this is answered: its closing must not come first.
+            let open: Vec<_> = batch.iter().map(|(_, ino)| session.opens().reveal(*ino)).collect();
+            let recalls =
+                batch.iter().zip(&open).map(|((number, _), open)| (*number, open.is_some())).collect();
+            if let Err(error) = session.ask(Request::RecallDone { recalls }).await {
+                tracing::debug!(%error, "recalls are not acknowledged");
+            }
+        });
     }
 }
 
@@ -222,5 +351,24 @@ mod tests {
         assert_eq!(writing, [0..2 * PAGE, 3 * PAGE..4 * PAGE]);
         assert_eq!(between(&writing), [2 * PAGE..3 * PAGE, 4 * PAGE..u64::MAX]);
         assert_eq!(between(&[]).as_slice(), std::slice::from_ref(&(0..u64::MAX)));
+    }
+
+    #[tokio::test]
+    async fn a_barrier_waits_for_earlier_tasks_only() {
+        let running = Arc::new(Running::default());
+        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let wait = |notify: &Arc<Notify>| {
+            let notify = notify.clone();
+            async move { notify.notified().await }
+        };
+        running.spawn(wait(&first));
+        let before = running.before_now();
+        tokio::pin!(before);
+        running.spawn(wait(&second));
+        assert!(futures::poll!(&mut before).is_pending());
+        first.notify_one();
+        before.await;
+        second.notify_one();
+        running.before_now().await;
     }
 }

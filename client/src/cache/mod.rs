@@ -1,20 +1,24 @@
 //! What the client remembers of the namespace, for as long as leases say that nobody changes it.
 //!
 //! ```text
-//!   reader of the control connection          callers                        the thread of this cache
+//!   reader of the control connection          callers                        a task for each recall
 //!   answer:  grants, renews the term          find ─ hit ──► served
 //!   recall:  drops what is known ────────┐      └─ miss ► asked ► stored     tells the kernel to forget,
 //!   lost:    drops everything ───────────┴──────────────────────────────────► then acknowledges
 //! ```
 //!
-//! The kernel is told by a thread that holds no lock and serves nobody else: it may have to wait there for operations
-//! that wait for us.
+//! Names are known here only: the kernel asks for each, every time, and is answered by the thread that reads its request.
+//! Attributes and pages of an inode are in the kernel as well. It is told to forget them by tasks that hold no lock and delay
+//! nothing else: the kernel may have to wait there for operations that wait for this client.
 
 mod forget;
+mod reads;
 mod store;
 mod table;
 
 pub(crate) use forget::Forgetter;
+pub(crate) use reads::PageRead;
+pub(crate) use table::{CAPABILITY, lists_capability};
 
 #[cfg(test)]
 mod tests;
@@ -23,50 +27,59 @@ use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::LeaseGrant;
+use reads::Reads;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use table::{Dropped, Table};
-use tokio::sync::{Notify, oneshot};
+use table::Table;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Bytes that the cache may take: some 200,000 inodes with a name each.
 const BUDGET: usize = 96 << 20;
-/// Things to be forgotten that wait for the thread. A NameNode recalls no more leases than there are.
+/// Jobs that wait to be taken up, each some bytes. A NameNode recalls no more leases than there are.
 const QUEUE: usize = 1 << 16;
 
-/// Where else things are remembered that a lease protects: the kernel. Called from one thread that holds no lock.
+/// The kernel's caches of attributes and pages. Called by threads that hold no lock.
 pub trait Invalidator: Send + Sync + 'static {
     /// Forget the attributes and the data of an inode. What programs changed through mmap comes in before it returns.
-    fn inode(&self, ino: Ino);
+    fn inode(&self, ino: Ino) -> Forgotten;
     /// Forget the data of a part of a file, and its attributes.
-    fn data(&self, ino: Ino, range: Range<u64>);
-    /// Forget the attributes of an inode.
-    fn attributes(&self, ino: Ino);
-    /// Whether it can be told to forget names; otherwise it is given none to remember.
-    fn can_forget_names(&self) -> bool;
-    /// Forget all names, and that there are none.
-    fn names(&self);
+    fn data(&self, ino: Ino, range: Range<u64>) -> Forgotten;
+    /// Forget the attributes of an inode. Waits for no operation.
+    fn attributes(&self, ino: Ino) -> Forgotten;
+}
+
+/// What the kernel answers when it is told to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It has forgotten.
+    Done,
+    /// It does not know the inode, or not yet: the answer to a look-up may be on its way to it.
+    Unknown,
 }
 
 /// The cache.
 pub(crate) struct Cache {
     table: Mutex<Table>,
-    queue: SyncSender<Job>,
+    queue: mpsc::Sender<Job>,
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
     /// Inodes whose [`Job::Uncovered`] waits already.
     uncovered: Arc<Mutex<HashSet<Ino>>>,
+    reads: Arc<Reads>,
     /// Leases ended because they were not renewed in time. The NameNode does not know what is open under them.
     pub(crate) lapsed: Notify,
 }
 
 /// Something to be forgotten by others, and then to be acknowledged if it was recalled.
 enum Job {
+    /// The NameNode recalls a lease, and waits for the acknowledgement.
+    Recalled { number: u64, ino: Ino },
     /// No lease protects these any more.
-    Dropped { dropped: Vec<Dropped>, recall: Option<(u64, Ino)> },
+    Dropped(Vec<Ino>),
     /// A change that was made here has other attributes than the kernel can know.
     Changed(Ino),
     /// Data of this inode were read that no lease protects.
@@ -80,19 +93,21 @@ enum Job {
 pub(crate) struct Ticket(u64);
 
 impl Cache {
-    /// The cache, and the work of its thread, which begins with [`start`](Forgetter::start).
+    /// The cache, and what has the kernel forget, which begins with [`start`](Forgetter::start).
     pub(crate) fn new() -> (Arc<Self>, Forgetter) {
-        let (queue, jobs) = sync_channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(QUEUE);
         let invalidator: Arc<OnceLock<Arc<dyn Invalidator>>> = Arc::default();
         let uncovered: Arc<Mutex<HashSet<Ino>>> = Arc::default();
+        let reads: Arc<Reads> = Arc::default();
         let cache = Arc::new(Self {
             table: Mutex::new(Table::new(BUDGET)),
             queue,
             invalidator: invalidator.clone(),
             uncovered: uncovered.clone(),
+            reads: reads.clone(),
             lapsed: Notify::new(),
         });
-        (cache, Forgetter::new(jobs, invalidator, uncovered))
+        (cache, Forgetter::new(jobs, invalidator, uncovered, reads))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -115,8 +130,8 @@ impl Cache {
     /// back, and its term need not be told from that of the others.
     pub(crate) fn recall(&self, number: u64, ino: Ino) {
         let mut table = self.table();
-        let dropped = vec![table.recall(ino)];
-        self.send(Job::Dropped { dropped, recall: Some((number, ino)) });
+        table.recall(ino);
+        self.send(Job::Recalled { number, ino });
     }
 
     /// Waits until the kernel has forgotten everything that was dropped before, but not for ever: it may have to wait for
@@ -162,6 +177,20 @@ impl Cache {
         {
             lock(&self.uncovered).remove(&ino);
         }
+    }
+
+    /// A write has gone past the kernel's page cache, which does not forget what it has of the range if the write was asynchronous:
+    /// it is told to before this returns, but for the pages of reads under way, which it forgets after them.
+    pub(crate) async fn wrote_past_pages(&self, ino: Ino, range: Range<u64>) {
+        let Some(invalidator) = self.invalidator.get() else { return };
+        if self.reads.outdate(ino, &range) {
+            forget::outside_reads(invalidator, &self.reads, ino, range).await;
+        }
+    }
+
+    /// The kernel no longer knows the inode.
+    pub(crate) fn evicted(&self, ino: Ino) {
+        self.reads.evicted(ino);
     }
 
     /// The connection is lost, and recalls with it: nothing is protected any more.
@@ -210,39 +239,59 @@ impl Cache {
         }
     }
 
-    /// For how long the kernel may remember an inode's attributes without asking.
-    pub(crate) fn attr_time(&self, ino: Ino) -> Duration {
-        // What the kernel has of its data is about to be forgotten.
-        if lock(&self.uncovered).contains(&ino) {
-            return Duration::ZERO;
+    /// The attributes behind a question, if they are known for sure, and for how long the kernel may keep them. `count` runs
+    /// before a recall can come between, so that the recall finds counted what the kernel is about to know.
+    pub(crate) fn find_attr(
+        &self,
+        query: &Query,
+        count: impl FnOnce(&Attr),
+    ) -> Option<Result<(Attr, Duration), FsError>> {
+        let now = Instant::now();
+        let mut table = self.table();
+        table.lapse(now);
+        let found = table.find(query);
+        let time = table.term_left(now);
+        if let Some(Ok(QueryReply::Attr(attr))) = &found {
+            count(attr);
         }
-        self.time(|table| table.has_attr(ino))
-    }
-
-    /// For how long the kernel may remember, without asking, that a name stands for this inode, or for none. Not at all if that
-    /// is not what is known: an answer may come to its caller late, when another has followed it.
-    pub(crate) fn entry_time(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> Duration {
-        match self.invalidator.get() {
-            Some(invalidator) if invalidator.can_forget_names() => {
-                self.time(|table| table.has_name(parent, name, ino))
+        self.pass_on(&mut table);
+        drop(table);
+        match found? {
+            Ok(QueryReply::Attr(attr)) => {
+                let time = if self.may_remember(attr.ino) { time } else { Duration::ZERO };
+                Some(Ok((attr, time)))
             }
-            _ => Duration::ZERO,
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
         }
     }
 
-    fn time(&self, known: impl FnOnce(&Table) -> bool) -> Duration {
-        if self.invalidator.get().is_none() {
-            return Duration::ZERO;
-        }
+    /// For how long the kernel may keep these attributes: not at all if others are known by now, since an answer may come to its
+    /// caller late, when another has followed it. `count` as in [`find_attr`](Self::find_attr).
+    pub(crate) fn attr_time(&self, attr: &Attr, count: impl FnOnce()) -> Duration {
         let table = self.table();
-        if known(&table) { table.term_left(Instant::now()) } else { Duration::ZERO }
+        count();
+        let known = table.knows_attr(attr);
+        let time = table.term_left(Instant::now());
+        drop(table);
+        if known && self.may_remember(attr.ino) { time } else { Duration::ZERO }
     }
 
-    /// Hands on that leases have lapsed, and what was dropped to the thread, while the table is locked: so in the order in which it happened.
+    /// Whether what the kernel has of an inode's data is from under the lease that is held.
+    pub(crate) fn may_keep_data(&self, ino: Ino) -> bool {
+        self.may_remember(ino) && self.check(|table| table.has_attr(ino))
+    }
+
+    /// Whether the kernel may remember anything of an inode: it can be told to forget, and is not about to be.
+    fn may_remember(&self, ino: Ino) -> bool {
+        self.invalidator.get().is_some() && !lock(&self.uncovered).contains(&ino)
+    }
+
+    /// Hands on that leases have lapsed, and what was dropped, while the table is locked: so in the order in which it happened.
     fn pass_on(&self, table: &mut Table) {
         let dropped = table.take_dropped();
         if !dropped.is_empty() {
-            self.send(Job::Dropped { dropped, recall: None });
+            self.send(Job::Dropped(dropped));
         }
         if table.take_lapsed() {
             tracing::info!("the NameNode was not heard for a lease term: nothing is cached any more");

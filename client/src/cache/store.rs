@@ -1,7 +1,7 @@
 //! Questions and their answers, changes and what is left of the answers after them.
 
 use super::Ticket;
-use super::table::{Known, Page, Table};
+use super::table::{Known, Node, Page, Table};
 use crate::error::MutateError;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
@@ -17,13 +17,9 @@ impl Table {
     /// The answer to a question, if all of it is known.
     pub(super) fn find(&mut self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         match query {
-            Query::Lookup { parent, name } => match self.leased(*parent)?.names.get(name)? {
-                Known::Inode(ino) => {
-                    let ino = *ino;
-                    self.find_attr(ino)
-                }
+            Query::Lookup { parent, name } => match *self.leased(*parent)?.names.get(name)? {
+                Known::Inode(ino) => self.find_attr(ino),
                 Known::Absent => Some(Err(FsError::NotFound)),
-                Known::Nothing => None,
             },
             Query::Attr { ino } => self.find_attr(*ino),
             Query::Parent { ino } => {
@@ -53,7 +49,8 @@ impl Table {
 
     fn find_page(&mut self, ino: Ino, key: (u64, u32, bool)) -> Option<Result<QueryReply, FsError>> {
         let page = self.leased(ino)?.pages.get(&key)?;
-        let (end, mut entries) = (page.end, Vec::with_capacity(page.entries.len()));
+        let (end, newest) = (page.end, page.newest);
+        let mut entries = Vec::with_capacity(page.entries.len());
         for (cookie, ino, kind, name) in &page.entries {
             entries.push(DirEntry {
                 cookie: *cookie,
@@ -68,7 +65,7 @@ impl Table {
                 entry.attr = Some(self.leased(entry.ino)?.attr.clone()?);
             }
         }
-        Some(Ok(QueryReply::Entries { entries, end }))
+        Some(Ok(QueryReply::Entries { entries, end, newest }))
     }
 
     /// Keeps what an answer says, as far as leases protect it.
@@ -93,8 +90,11 @@ impl Table {
                 }
                 self.store_attr(ticket, attr);
             }
-            (Query::ReadDir { ino, after, limit, plus }, Ok(QueryReply::Entries { entries, end })) => {
-                self.store_page(ticket, *ino, (*after, *limit, *plus), (entries, *end));
+            (
+                Query::ReadDir { ino, after, limit, plus },
+                Ok(QueryReply::Entries { entries, end, newest }),
+            ) => {
+                self.store_page(ticket, *ino, (*after, *limit, *plus), (entries, *end, *newest));
             }
             (Query::ReadLink { ino }, Ok(QueryReply::Bytes(target))) if self.may_keep(*ino, ticket) => {
                 self.update(*ino, |node| node.set_target(target));
@@ -135,7 +135,7 @@ impl Table {
         ticket: Ticket,
         ino: Ino,
         key: (u64, u32, bool),
-        (entries, end): (&[DirEntry], bool),
+        (entries, end, newest): (&[DirEntry], bool, u64),
     ) {
         for attr in entries.iter().filter_map(|entry| entry.attr.as_ref()) {
             self.store_attr(ticket, attr);
@@ -148,7 +148,7 @@ impl Table {
             for entry in entries.iter().filter(|entry| entry.attr.is_some()) {
                 node.know(&entry.name, Known::Inode(entry.ino));
             }
-            node.add_page(key, Page { entries: list, end });
+            node.add_page(key, Page { entries: list, end, newest });
         });
     }
 
@@ -176,7 +176,7 @@ impl Table {
                 self.change_attr(ticket, *ino, attr_of(answer));
             }
             Mutation::Unlink { parent, name } | Mutation::Rmdir { parent, name } => {
-                let known = if answer.is_ok() { Known::Absent } else { Known::Nothing };
+                let known = answer.is_ok().then_some(Known::Absent);
                 self.change_entry(ticket, *parent, name, known);
                 self.change_inode(ticket, attr_of(answer));
             }
@@ -184,7 +184,7 @@ impl Table {
                 let (old, new) = renamed(answer, *mode, (from, from_name) == (to, to_name));
                 let fresh = self.may_keep(*from, ticket);
                 self.change_entry(ticket, *to, to_name, new);
-                self.touch_entry(*from, from_name, if fresh { old } else { Known::Nothing });
+                self.touch_entry(*from, from_name, old.filter(|_| fresh));
                 if let Ok(MutationReply::Renamed { moved, other }) = answer {
                     for attr in std::iter::once(moved).chain(other) {
                         self.update(attr.ino, |node| node.parent = None);
@@ -194,8 +194,8 @@ impl Table {
             }
             Mutation::SetAttr { ino, set, .. } => {
                 // A new mode may change the ACL.
-                if *set != (SetAttr { mode: None, uid: None, gid: None, kill_suidgid: false, ..set.clone() })
-                {
+                let only_times = SetAttr { atime: set.atime, mtime: set.mtime, ..SetAttr::default() };
+                if *set != only_times {
                     self.update(*ino, |node| node.drop_xattrs());
                 }
                 self.change_attr(ticket, *ino, attr_of(answer));
@@ -204,32 +204,30 @@ impl Table {
                 self.update(*ino, |node| node.drop_xattrs());
                 self.change_attr(ticket, *ino, attr_of(answer));
             }
-            // Data that an unprivileged process changes may cost the file its capabilities.
-            Mutation::Commit(Commit { ino, kill_suidgid, .. })
-            | Mutation::Fallocate { ino, kill_suidgid, .. }
-            | Mutation::CopyRange { to: ino, kill_suidgid, .. } => {
-                if *kill_suidgid {
-                    self.update(*ino, |node| node.drop_xattrs());
-                }
+            // A change of data costs the file its capabilities.
+            Mutation::Commit(Commit { ino, .. })
+            | Mutation::Fallocate { ino, .. }
+            | Mutation::CopyRange { to: ino, .. } => {
+                self.update(*ino, Node::drop_capability);
                 self.change_attr(ticket, *ino, attr_of(answer));
             }
         }
     }
 
     /// An entry of a directory changed, and so did the directory.
-    fn change_entry(&mut self, ticket: Ticket, parent: Ino, name: &Name, known: Known) {
-        let known = if self.may_keep(parent, ticket) { known } else { Known::Nothing };
+    fn change_entry(&mut self, ticket: Ticket, parent: Ino, name: &Name, known: Option<Known>) {
+        let known = known.filter(|_| self.may_keep(parent, ticket));
         self.touch_entry(parent, name, known);
     }
 
-    fn touch_entry(&mut self, parent: Ino, name: &Name, known: Known) {
+    fn touch_entry(&mut self, parent: Ino, name: &Name, known: Option<Known>) {
         self.happened(parent);
         self.update(parent, |node| {
             node.attr = None;
             node.drop_pages();
             match known {
-                Known::Nothing => node.unknow(name),
-                known => node.know(name, known),
+                None => node.unknow(name),
+                Some(known) => node.know(name, known),
             }
         });
     }
@@ -268,21 +266,25 @@ fn attr_of(answer: &Result<MutationReply, MutateError>) -> Option<&Attr> {
     }
 }
 
-fn new_entry(answer: &Result<MutationReply, MutateError>) -> Known {
-    attr_of(answer).map_or(Known::Nothing, |attr| Known::Inode(attr.ino))
+fn new_entry(answer: &Result<MutationReply, MutateError>) -> Option<Known> {
+    attr_of(answer).map(|attr| Known::Inode(attr.ino))
 }
 
-/// What the old and the new name stand for after a rename.
-fn renamed(answer: &Result<MutationReply, MutateError>, mode: RenameMode, same_name: bool) -> (Known, Known) {
+/// What the old and the new name stand for after a rename, if that is known.
+fn renamed(
+    answer: &Result<MutationReply, MutateError>,
+    mode: RenameMode,
+    same_name: bool,
+) -> (Option<Known>, Option<Known>) {
     let Ok(MutationReply::Renamed { moved, other }) = answer else {
-        return (Known::Nothing, Known::Nothing);
+        return (None, None);
     };
     let old = match (mode, other) {
-        (RenameMode::Exchange, Some(other)) => Known::Inode(other.ino),
+        (RenameMode::Exchange, Some(other)) => Some(Known::Inode(other.ino)),
         // Both names may have been the same inode's, and then nothing has happened.
-        (_, None) if moved.kind != FileKind::Dir && moved.nlink > 1 => Known::Nothing,
-        _ if same_name => Known::Nothing,
-        _ => Known::Absent,
+        (_, None) if moved.kind != FileKind::Dir && moved.nlink > 1 => None,
+        _ if same_name => None,
+        _ => Some(Known::Absent),
     };
-    (old, if same_name { Known::Nothing } else { Known::Inode(moved.ino) })
+    (old, (!same_name).then_some(Known::Inode(moved.ino)))
 }

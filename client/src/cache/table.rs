@@ -22,6 +22,9 @@ const NAME_COST: usize = 96;
 /// What an entry of a page takes beside its name.
 const ENTRY_COST: usize = 56;
 
+/// What a program may do that runs from the file: changes of its data, size or owner take it away.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+
 /// The table.
 pub(super) struct Table {
     /// Least recently used first.
@@ -34,7 +37,7 @@ pub(super) struct Table {
     events: u64,
     /// By inode: the last event, or a later one.
     marks: Vec<u64>,
-    dropped: Vec<Dropped>,
+    dropped: Vec<Ino>,
     /// Leases have lapsed.
     lapsed: bool,
 }
@@ -61,8 +64,6 @@ pub(super) struct Node {
 pub(super) enum Known {
     Inode(Ino),
     Absent,
-    /// Not known any more; but the kernel may remember something under it.
-    Nothing,
 }
 
 /// `after`, `limit` and `plus` of the request.
@@ -72,14 +73,7 @@ pub(super) type PageKey = (u64, u32, bool);
 pub(super) struct Page {
     pub(super) entries: Vec<(u64, Ino, FileKind, Name)>,
     pub(super) end: bool,
-}
-
-/// An inode that is not known any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Dropped {
-    pub(super) ino: Ino,
-    /// Names were known in the directory.
-    pub(super) names: bool,
+    pub(super) newest: u64,
 }
 
 impl Table {
@@ -132,14 +126,10 @@ impl Table {
     }
 
     /// The lease on an inode is no longer held.
-    pub(super) fn recall(&mut self, ino: Ino) -> Dropped {
+    pub(super) fn recall(&mut self, ino: Ino) {
         self.happened(ino);
-        match self.nodes.remove(&ino) {
-            Some(node) => {
-                self.cost -= node.cost;
-                node.dropped(ino)
-            }
-            None => Dropped { ino, names: false },
+        if let Some(node) = self.nodes.remove(&ino) {
+            self.cost -= node.cost;
         }
     }
 
@@ -149,11 +139,11 @@ impl Table {
         self.marks.fill(self.events);
         self.valid_until = None;
         self.cost = 0;
-        self.dropped.extend(self.nodes.drain().map(|(ino, node)| node.dropped(ino)));
+        self.dropped.extend(self.nodes.drain().map(|(ino, _)| ino));
     }
 
     /// What was dropped since the last call, but for recalls.
-    pub(super) fn take_dropped(&mut self) -> Vec<Dropped> {
+    pub(super) fn take_dropped(&mut self) -> Vec<Ino> {
         std::mem::take(&mut self.dropped)
     }
 
@@ -205,12 +195,10 @@ impl Table {
         self.nodes.get(&ino).is_some_and(|node| node.leased && node.attr.is_some())
     }
 
-    /// A name is known to stand for this inode, or for none.
-    pub(super) fn has_name(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> bool {
-        let Some(node) = self.nodes.get(&parent).filter(|node| node.leased) else { return false };
-        let said = ino.map_or(Known::Absent, Known::Inode);
-        // One copy of a short name, in exchange for a plain map.
-        node.names.get(&Name::from(name)) == Some(&said)
+    /// These are the attributes that are known under a lease.
+    pub(super) fn knows_attr(&self, attr: &Attr) -> bool {
+        let known = |node: &Node| node.attr.as_ref().is_some_and(|known| known.version == attr.version);
+        self.nodes.get(&attr.ino).is_some_and(|node| node.leased && known(node))
     }
 
     fn shrink(&mut self) {
@@ -218,26 +206,21 @@ impl Table {
             && let Some((ino, node)) = self.nodes.pop_front()
         {
             self.cost -= node.cost;
-            self.dropped.push(node.dropped(ino));
+            self.dropped.push(ino);
         }
     }
 }
 
 impl Node {
-    fn dropped(self, ino: Ino) -> Dropped {
-        Dropped { ino, names: !self.names.is_empty() }
-    }
-
     pub(super) fn know(&mut self, name: &Name, known: Known) {
         if self.names.insert(name.clone(), known).is_none() {
             self.cost += name.len() + NAME_COST;
         }
     }
 
-    /// The kernel may remember the name; we do not.
     pub(super) fn unknow(&mut self, name: &Name) {
-        if let Some(known) = self.names.get_mut(name) {
-            *known = Known::Nothing;
+        if self.names.remove(name).is_some() {
+            self.cost -= name.len() + NAME_COST;
         }
     }
 
@@ -269,6 +252,17 @@ impl Node {
         }
     }
 
+    /// Capabilities are gone; what is known of other attributes stays true.
+    pub(super) fn drop_capability(&mut self) {
+        let name = Name::from(CAPABILITY);
+        if self.xattrs.get(&name).is_some_and(Option::is_some) {
+            self.set_xattr(&name, None);
+        }
+        if self.xattr_names.as_deref().is_some_and(lists_capability) {
+            self.cost -= self.xattr_names.take().map_or(0, |names| names.len());
+        }
+    }
+
     pub(super) fn drop_xattrs(&mut self) {
         self.cost -= self.xattrs.drain().map(|(n, v)| xattr_cost(&n, v.as_deref())).sum::<usize>();
         self.cost -= self.xattr_names.take().map_or(0, |names| names.len());
@@ -279,6 +273,11 @@ impl Page {
     fn cost(&self) -> usize {
         self.entries.iter().map(|(.., name)| name.len() + ENTRY_COST).sum()
     }
+}
+
+/// Whether a list of attributes names capabilities.
+pub(crate) fn lists_capability(names: &[u8]) -> bool {
+    names.split(|byte| *byte == 0).any(|name| name == CAPABILITY)
 }
 
 fn xattr_cost(name: &Name, value: Option<&[u8]>) -> usize {

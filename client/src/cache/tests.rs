@@ -1,7 +1,7 @@
 //! The table by itself, and the cache of a whole client against a fake NameNode that grants leases.
 
-use super::table::{Dropped, Table};
-use super::{Invalidator, Ticket};
+use super::table::Table;
+use super::{CAPABILITY, Forgotten, Invalidator, Ticket};
 use crate::file::OpenMode;
 use crate::fs::FileSystem;
 use crate::testing::World;
@@ -9,8 +9,8 @@ use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
-    Attr, Caller, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr,
-    Timestamp,
+    Attr, Caller, FallocateMode, FileKind, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode,
+    SetAttr, Timestamp,
 };
 use quarry_common::wire::session::{LeaseGrant, LeaseMode, Request};
 use std::ops::Range;
@@ -64,8 +64,8 @@ fn a_recall_between_question_and_answer_wins_even_if_the_lease_is_granted_anew()
     let now = Instant::now();
     let mut t = table(now);
     let asked = t.ticket();
-    let names = t.recall(DIR).names;
-    assert_eq!((names, t.find(&lookup("f"))), (true, None));
+    t.recall(DIR);
+    assert_eq!(t.find(&lookup("f")), None);
     t.answered(&[shared(DIR)], now, now);
     t.store(asked, &lookup("g"), &Err(FsError::NotFound));
     assert_eq!(t.find(&lookup("g")), None);
@@ -102,7 +102,7 @@ fn the_end_of_the_term_drops_everything_before_a_later_answer_extends_it() {
     t.answered(&[], late, late);
     assert_eq!(t.find(&lookup("f")), None);
     let dropped = t.take_dropped();
-    assert!(dropped.iter().any(|Dropped { ino, names }| *ino == DIR && *names));
+    assert!(dropped.contains(&DIR) && dropped.contains(&FILE));
 }
 
 #[test]
@@ -110,14 +110,37 @@ fn a_late_answer_is_not_taken_for_what_is_known_by_now() {
     let now = Instant::now();
     let mut t = table(now);
     let asked = t.ticket();
-    // Another mount replaced the name, and somebody here has looked again since.
+    // Another mount replaced the name, and this one has looked again since.
     t.recall(DIR);
     t.answered(&[shared(DIR), shared(Ino(77))], now, now);
     let again = t.ticket();
     t.store(again, &lookup("f"), &Ok(QueryReply::Attr(attr(Ino(77), 1))));
     t.store(asked, &lookup("f"), &Ok(QueryReply::Attr(attr(Ino(66), 1))));
-    assert!(t.has_name(DIR, b"f", Some(Ino(77))));
-    assert!(!t.has_name(DIR, b"f", Some(Ino(66))) && !t.has_name(DIR, b"f", None));
+    assert_eq!(t.find(&lookup("f")), Some(Ok(QueryReply::Attr(attr(Ino(77), 1)))));
+    assert!(
+        t.knows_attr(&attr(Ino(77), 1))
+            && !t.knows_attr(&attr(Ino(77), 2))
+            && !t.knows_attr(&attr(Ino(66), 1))
+    );
+}
+
+#[test]
+fn a_change_of_data_takes_capabilities_away_and_no_other_attribute() {
+    let now = Instant::now();
+    let mut t = table(now);
+    let get = |name: &[u8]| Query::GetXattr { ino: FILE, name: name.into() };
+    let ticket = t.ticket();
+    for name in [CAPABILITY, b"user.a"] {
+        t.store(ticket, &get(name), &Ok(QueryReply::Bytes(b"x"[..].into())));
+    }
+    let list = Query::ListXattr { ino: FILE };
+    t.store(ticket, &list, &Ok(QueryReply::Bytes(b"security.capability\0user.a\0"[..].into())));
+    let mode = FallocateMode::Allocate;
+    let change = Mutation::Fallocate { ino: FILE, mode, offset: 0, length: 1, kill_suidgid: false };
+    t.changed(ticket, &change, &Ok(MutationReply::Attr(attr(FILE, 2))));
+    assert_eq!(t.find(&get(CAPABILITY)), Some(Err(FsError::NoAttribute)));
+    assert_eq!(t.find(&get(b"user.a")), Some(Ok(QueryReply::Bytes(b"x"[..].into()))));
+    assert_eq!(t.find(&list), None);
 }
 
 #[test]
@@ -142,8 +165,6 @@ fn renames_move_what_is_known() {
     let mut t = table(now);
     t.changed(t.ticket(), &rename(RenameMode::Replace), &Err(FsError::NotEmpty.into()));
     assert_eq!((t.find(&lookup("f")), t.find(&lookup("g"))), (None, None));
-    // The kernel is told of both all the same.
-    assert!(t.recall(DIR).names);
 }
 
 #[test]
@@ -178,7 +199,18 @@ fn memory_is_bounded_and_what_is_dropped_is_told() {
 }
 
 #[derive(Default)]
-struct Kernel(Mutex<Vec<Told>>);
+struct Kernel {
+    told: Mutex<Vec<Told>>,
+    /// Inodes that it does not know yet.
+    unknown: Mutex<Vec<Ino>>,
+}
+
+impl Kernel {
+    fn tell(&self, ino: Ino, told: Told) -> Forgotten {
+        self.told.lock().unwrap().push(told);
+        if self.unknown.lock().unwrap().contains(&ino) { Forgotten::Unknown } else { Forgotten::Done }
+    }
+}
 
 /// What the kernel was told to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,28 +218,19 @@ enum Told {
     Inode(Ino),
     Attributes(Ino),
     Data(Ino, u64),
-    Names,
 }
 
 impl Invalidator for Kernel {
-    fn inode(&self, ino: Ino) {
-        self.0.lock().unwrap().push(Told::Inode(ino));
+    fn inode(&self, ino: Ino) -> Forgotten {
+        self.tell(ino, Told::Inode(ino))
     }
 
-    fn data(&self, ino: Ino, range: Range<u64>) {
-        self.0.lock().unwrap().push(Told::Data(ino, range.start));
+    fn data(&self, ino: Ino, range: Range<u64>) -> Forgotten {
+        self.tell(ino, Told::Data(ino, range.start))
     }
 
-    fn attributes(&self, ino: Ino) {
-        self.0.lock().unwrap().push(Told::Attributes(ino));
-    }
-
-    fn can_forget_names(&self) -> bool {
-        true
-    }
-
-    fn names(&self) {
-        self.0.lock().unwrap().push(Told::Names);
+    fn attributes(&self, ino: Ino) -> Forgotten {
+        self.tell(ino, Told::Attributes(ino))
     }
 }
 
@@ -228,7 +251,7 @@ async fn look(fs: &FileSystem) {
     let attr = fs.lookup(Ino::ROOT, b"f").await.unwrap();
     fs.getattr(Ino::ROOT).await.unwrap();
     assert_eq!(fs.lookup(Ino::ROOT, b"none").await, Err(FsError::NotFound));
-    assert_eq!(fs.readdir(Ino::ROOT, 0, 100, true).await.unwrap().0.len(), 1);
+    assert_eq!(fs.readdir(Ino::ROOT, 0, 100, true).await.unwrap().entries.len(), 1);
     fs.getxattr(attr.ino, b"user.a").await.unwrap();
     fs.listxattr(attr.ino).await.unwrap();
     let read = OpenMode { read: true, ..OpenMode::default() };
@@ -246,15 +269,15 @@ async fn under_leases_nothing_is_asked_twice_and_a_recall_is_acknowledged_after_
         look(&fs).await;
     }
     assert_eq!(queries(&world), asked);
-    assert!(fs.attr_time(ino) > Duration::ZERO && fs.entry_time(Ino::ROOT, b"none", None) > Duration::ZERO);
-    assert!(fs.attr_time(ino) <= LEASE_TERM);
+    let time = fs.attr_entry(ino).await.unwrap().time;
+    assert!(time > Duration::ZERO && time <= LEASE_TERM);
 
     let open = fs.open(ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
     world.namenode.resize(ino, 5);
     let number = world.namenode.recall(ino);
     world.namenode.until(|state| !state.recalled.is_empty()).await;
     assert_eq!(world.namenode.state().recalled, [(number, true)]);
-    assert_eq!(*kernel.0.lock().unwrap(), [Told::Inode(ino)]);
+    assert_eq!(*kernel.told.lock().unwrap(), [Told::Inode(ino)]);
     assert_eq!(fs.getattr(ino).await.unwrap().size, 5);
     // The NameNode was told that it is open, so it is told that it is closed.
     open.release().await;
@@ -263,8 +286,45 @@ async fn under_leases_nothing_is_asked_twice_and_a_recall_is_acknowledged_after_
     let number = world.namenode.recall(Ino::ROOT);
     world.namenode.until(|state| state.recalled.len() == 2).await;
     assert_eq!(world.namenode.state().recalled[1], (number, false));
-    assert_eq!(kernel.0.lock().unwrap()[1..], [Told::Inode(Ino::ROOT), Told::Names]);
-    assert_eq!(fs.entry_time(Ino::ROOT, b"none", None), Duration::ZERO);
+    assert_eq!(kernel.told.lock().unwrap()[1..], [Told::Inode(Ino::ROOT)]);
+}
+
+#[tokio::test]
+async fn a_recall_waits_for_a_look_up_that_is_on_its_way_to_the_kernel() {
+    let (world, fs, kernel) = leased().await;
+    let file = NewNode::File { open: false };
+    let ino = fs.create(Ino::ROOT, b"f", file, 0o644, 0, CALLER).await.unwrap().ino;
+    kernel.unknown.lock().unwrap().push(ino);
+    let entry = fs.lookup_entry(0, Ino::ROOT, b"f").await.unwrap();
+    assert!(entry.time > Duration::ZERO);
+    world.namenode.recall(ino);
+    while kernel.told.lock().unwrap().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.namenode.state().recalled.is_empty(), "the kernel is about to know the attributes");
+    kernel.unknown.lock().unwrap().clear();
+    world.namenode.until(|state| state.recalled.len() == 1).await;
+    // The kernel refers to the inode, and the NameNode learns it until it is forgotten.
+    assert!(world.namenode.state().recalled[0].1);
+    fs.forget(ino, 1);
+    world.namenode.until(|s| s.count(|r| matches!(r, Request::Close { inos } if *inos == [ino])) == 1).await;
+}
+
+#[tokio::test]
+async fn a_recall_goes_around_the_pages_of_a_read() {
+    let (world, fs, kernel) = leased().await;
+    let file = NewNode::File { open: false };
+    let ino = fs.create(Ino::ROOT, b"f", file, 0o644, 0, CALLER).await.unwrap().ino;
+    let open = fs.open(ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
+    let read = fs.read_pages(&open, 0, 4096).await.unwrap();
+    let number = world.namenode.recall(ino);
+    world.namenode.until(|state| !state.recalled.is_empty()).await;
+    assert_eq!(world.namenode.state().recalled, [(number, true)]);
+    assert_eq!(*kernel.told.lock().unwrap(), [Told::Data(ino, 4096)]);
+    drop(read);
+    while !kernel.told.lock().unwrap().contains(&Told::Inode(ino)) {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -280,5 +340,7 @@ async fn a_lost_connection_ends_all_leases() {
         fs.getattr(Ino::ROOT).await.unwrap();
         tokio::task::yield_now().await;
     }
-    assert!(kernel.0.lock().unwrap().contains(&Told::Inode(Ino::ROOT)));
+    while !kernel.told.lock().unwrap().contains(&Told::Inode(Ino::ROOT)) {
+        tokio::task::yield_now().await;
+    }
 }

@@ -78,7 +78,6 @@ impl Budget {
     }
 
     /// Bytes in use.
-    #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
         self.capacity - self.free.available_permits()
     }

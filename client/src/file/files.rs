@@ -85,6 +85,11 @@ impl Files {
         join_all(inodes.iter().map(|inode| inode.flush(false))).await;
     }
 
+    /// Files with dirty data, and the bytes that those take.
+    pub(crate) fn unwritten(&self) -> (usize, usize) {
+        (self.registry.all_dirty().len(), self.shared.budget.used())
+    }
+
     /// The inode, if it has handles or dirty data.
     pub(crate) fn known(&self, ino: Ino) -> Option<Arc<Inode>> {
         self.registry.known(ino)

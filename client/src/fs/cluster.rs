@@ -12,11 +12,14 @@ use quarry_common::wire::session::{Reply, Request};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+/// A cluster that is away for longer than this is described as it was last known.
+const STATFS_WAIT: Duration = Duration::from_secs(1);
 /// Tools that walk a tree ask for the capacity again and again; heartbeats tell it to the NameNode once a second.
 const STATFS_TIME: Duration = Duration::from_secs(2);
 
 impl FileSystem {
-    /// Capacity and usage, as they were at most two seconds ago.
+    /// Capacity and usage, as they were at most two seconds ago, or before the cluster went away: programs that only look at what is
+    /// mounted do not hang then.
     ///
     /// # Errors
     /// Those of the NameNode.
@@ -27,7 +30,16 @@ impl FileSystem {
         {
             return Ok(*stat);
         }
-        match self.0.meta.query(Query::StatFs).await? {
+        let answer = self.0.meta.query(Query::StatFs);
+        let before = known().map(|(stat, _)| stat);
+        let answer = match before {
+            Some(before) => match tokio::time::timeout(STATFS_WAIT, answer).await {
+                Ok(answer) => answer?,
+                Err(_) => return Ok(before),
+            },
+            None => answer.await?,
+        };
+        match answer {
             QueryReply::StatFs(stat) => {
                 *known() = Some((stat, Instant::now()));
                 Ok(stat)

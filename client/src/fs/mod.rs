@@ -2,11 +2,22 @@
 
 mod changes;
 mod cluster;
+mod entries;
+mod listing;
 mod locks;
 mod names;
 mod open;
+mod owners;
+mod privileges;
+mod retries;
 
 pub use changes::{Changes, ChangesError};
+pub use entries::Entry;
+pub use listing::Listing;
+pub use names::DirPage;
+pub use open::PagesRead;
+pub use privileges::Credentials;
+pub use retries::NewFile;
 
 use crate::cache::{Cache, Invalidator};
 use crate::config::ClientConfig;
@@ -16,13 +27,15 @@ use crate::meta::Metadata;
 use crate::session::{Events, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
 use async_trait::async_trait;
+use owners::Owners;
 use quarry_common::ids::Ino;
-use quarry_common::wire::fs::StatFs;
+use quarry_common::wire::fs::{Attr, StatFs};
 use quarry_common::wire::session::{LeaseGrant, Push};
 use quarry_host::clock::SystemClock;
 use quarry_net::transport::Transport;
+use retries::Retries;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A file system that is connected to its cluster. Clones are the same one.
 ///
@@ -38,8 +51,21 @@ struct Inner {
     meta: Arc<Metadata>,
     files: Arc<Files>,
     cache: Arc<Cache>,
+    owners: Owners,
+    /// The root's attributes as they were last told.
+    root: Mutex<Option<Attr>>,
+    retries: Arc<Retries>,
     /// What was said of the capacity, and when.
     statfs: Mutex<Option<(StatFs, Instant)>>,
+}
+
+/// Data that only this file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unwritten {
+    /// Files with such data.
+    pub files: usize,
+    /// Memory that they take.
+    pub bytes: usize,
 }
 
 /// What the session tells, to whom it matters.
@@ -119,32 +145,20 @@ impl FileSystem {
         let closed = Box::new(move |ino| opens.leave(ino));
         let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
         let _ = hub.files.set(Arc::downgrade(&files));
-        forgetter.start(&session, &files).map_err(|e| ClientError::Resources(e.to_string()))?;
-        Ok(Self(Arc::new(Inner { session, meta, files, cache, statfs: Mutex::default() })))
+        forgetter.start(&session, &files);
+        let (owners, root, retries, statfs) = Default::default();
+        Ok(Self(Arc::new(Inner { session, meta, files, cache, owners, root, retries, statfs })))
     }
 
-    /// From now on the kernel may remember what leases protect, for [`attr_time`](Self::attr_time) and
-    /// [`entry_time`](Self::entry_time), and is told here to forget it. Only the first call counts.
+    /// From now on the kernel may remember what leases protect, for the time that an [`Entry`] says, and is told here to forget it.
+    /// Only the first call counts.
     pub fn set_invalidator(&self, invalidator: Arc<dyn Invalidator>) {
         self.0.cache.set_invalidator(invalidator);
     }
 
-    /// For how long the kernel may remember the attributes of an inode that it was just told: at most to the end of the
-    /// lease, and not at all without one or without an invalidator.
-    pub fn attr_time(&self, ino: Ino) -> Duration {
-        // Of two answers from before and after a write that is not answered yet, the kernel could keep the older one.
-        let writing = |inode: Arc<Inode>| !inode.writing.borrow().is_empty();
-        if self.0.files.known(ino).is_some_and(writing) {
-            return Duration::ZERO;
-        }
-        self.0.cache.attr_time(ino)
-    }
-
-    /// The kernel was given data of an inode, and may keep them under a lease only: without one it is told to forget them.
-    pub fn data_given(&self, ino: Ino) {
-        if !self.0.cache.is_leased(ino) {
-            self.0.cache.uncovered(ino);
-        }
+    /// Whether the kernel may keep the data of an inode when it is opened: all that it has of them is from under the lease.
+    pub fn may_keep_data(&self, ino: Ino) -> bool {
+        self.0.cache.may_keep_data(ino)
     }
 
     /// A change that the kernel asked for has changed attributes that it does not expect: it must ask for them again.
@@ -152,9 +166,10 @@ impl FileSystem {
         self.0.cache.forget_attributes(ino);
     }
 
-    /// For how long the kernel may remember that a name stands for the inode that it was just told, or for none.
-    pub fn entry_time(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> Duration {
-        self.0.cache.entry_time(parent, name, ino)
+    /// What was written and is not in the cluster.
+    pub fn unwritten(&self) -> Unwritten {
+        let (files, bytes) = self.0.files.unwritten();
+        Unwritten { files, bytes }
     }
 
     /// Sends what is not yet in the cluster, waits until it is on the disks, and ends the session.

@@ -1,6 +1,7 @@
 //! Names, attributes and what hangs on them.
 
 use super::FileSystem;
+use crate::cache::{CAPABILITY, lists_capability};
 use crate::error::MutateError;
 use crate::error::unexpected;
 use crate::traits::Meta;
@@ -11,6 +12,17 @@ use quarry_common::wire::fs::{
     Attr, Caller, DirEntry, Mutation, MutationReply, NewNode, Query, QueryReply, RenameMode, SetAttr,
     SetXattrMode,
 };
+
+/// A part of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirPage {
+    /// In the order of their cookies.
+    pub entries: Vec<DirEntry>,
+    /// No entry follows.
+    pub end: bool,
+    /// The largest cookie that the directory has given to an entry.
+    pub newest: u64,
+}
 
 impl FileSystem {
     /// The inode behind a name.
@@ -46,24 +58,17 @@ impl FileSystem {
         self.0.files.setattr(ino, set, keep_sgid).await
     }
 
-    /// A page of a directory behind the entry with the cookie `after` (0: from the beginning), and whether it is the
-    /// last. `plus`: with attributes.
+    /// A page of a directory behind the entry with the cookie `after` (0: from the beginning). `plus`: with attributes.
     ///
     /// # Errors
     /// `NotDir`, `Stale`.
-    pub async fn readdir(
-        &self,
-        ino: Ino,
-        after: u64,
-        limit: u32,
-        plus: bool,
-    ) -> Result<(Vec<DirEntry>, bool), FsError> {
+    pub async fn readdir(&self, ino: Ino, after: u64, limit: u32, plus: bool) -> Result<DirPage, FsError> {
         match self.0.meta.query(Query::ReadDir { ino, after, limit, plus }).await? {
-            QueryReply::Entries { mut entries, end } => {
+            QueryReply::Entries { mut entries, end, newest } => {
                 for entry in &mut entries {
                     entry.attr = entry.attr.take().map(|attr| self.0.files.overlay_attr(attr));
                 }
-                Ok((entries, end))
+                Ok(DirPage { entries, end, newest })
             }
             other => Err(unexpected(&other)),
         }
@@ -165,7 +170,16 @@ impl FileSystem {
     /// # Errors
     /// `NoAttribute`.
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        self.bytes(Query::GetXattr { ino, name: name.into() }).await
+        let value = self.bytes(Query::GetXattr { ino, name: name.into() }).await?;
+        if name == CAPABILITY && self.has_lost_capability(ino) {
+            return Err(FsError::NoAttribute);
+        }
+        Ok(value)
+    }
+
+    /// Whether data were written that take capabilities away when they are committed.
+    fn has_lost_capability(&self, ino: Ino) -> bool {
+        self.0.files.dirty_inode(ino).is_some()
     }
 
     /// The names of all extended attributes, each with a NUL after it.
@@ -173,7 +187,12 @@ impl FileSystem {
     /// # Errors
     /// Those of the NameNode.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        self.bytes(Query::ListXattr { ino }).await
+        let mut names = self.bytes(Query::ListXattr { ino }).await?;
+        if lists_capability(&names) && self.has_lost_capability(ino) {
+            let kept = names.split_inclusive(|byte| *byte == 0).filter(|name| !lists_capability(name));
+            names = kept.flatten().copied().collect();
+        }
+        Ok(names)
     }
 
     /// Sets an extended attribute. Returns the inode's new attributes.
@@ -187,6 +206,12 @@ impl FileSystem {
         value: impl Into<ByteString>,
         mode: SetXattrMode,
     ) -> Result<Attr, FsError> {
+        // What was written before takes away those that were set before.
+        if name == CAPABILITY
+            && let Some(inode) = self.0.files.dirty_inode(ino)
+        {
+            inode.flush(false).await;
+        }
         self.changed(Mutation::SetXattr { ino, name: name.into(), value: value.into(), mode }).await
     }
 

@@ -1,9 +1,11 @@
 //! Opening files.
 
 use super::FileSystem;
+use crate::cache::PageRead;
 use crate::error::MutateError;
 use crate::error::unexpected;
 use crate::file::{OpenFile, OpenMode};
+use bytes::Bytes;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{
@@ -11,7 +13,30 @@ use quarry_common::wire::fs::{
 };
 use std::sync::Arc;
 
+/// Data for the kernel's page cache. Dropped when the kernel has them: unless a lease covers them, it is told to forget them.
+pub struct PagesRead {
+    /// The bytes.
+    pub data: Bytes,
+    _read: PageRead,
+}
+
 impl FileSystem {
+    /// Reads pages for the kernel, which has them locked until the answer is dropped.
+    ///
+    /// # Errors
+    /// Those of [`OpenFile::read`].
+    pub async fn read_pages(&self, file: &OpenFile, offset: u64, size: u32) -> Result<PagesRead, FsError> {
+        let cache = &self.0.cache;
+        let read = PageRead::new(cache, file.ino(), offset..offset.saturating_add(size.into()));
+        let covered = cache.is_leased(file.ino());
+        let mut data = file.read(offset, size).await?;
+        if covered && !cache.is_leased(file.ino()) {
+            // A recall has gone around these pages: they must not show what was there before it.
+            data = file.read(offset, size).await?;
+        }
+        Ok(PagesRead { data, _read: read })
+    }
+
     /// Opens a file. What any mount had written when it closed the file is seen by the new handle, and the file lives
     /// until the handle is released, also without a name.
     ///

@@ -34,6 +34,11 @@ impl Locks {
         table.get(&ino).into_iter().flatten().filter(|lock| lock.owner == owner).copied().collect()
     }
 
+    /// Those on one file.
+    pub(crate) fn on(&self, ino: Ino) -> Vec<Lock> {
+        self.table().get(&ino).cloned().unwrap_or_default()
+    }
+
     /// All of them.
     pub(crate) fn all(&self) -> Vec<(Ino, Lock)> {
         self.table().iter().flat_map(|(ino, locks)| locks.iter().map(|lock| (*ino, *lock))).collect()

@@ -1,8 +1,10 @@
-//! Which inodes the mount has open, counted, and telling the NameNode when the last handle has gone.
+//! Which inodes the mount refers to, counted, and telling the NameNode when the last reference has gone: handles of open files,
+//! and look-ups that the kernel has not forgotten (current directories, O_PATH descriptors, fifos and sockets have no handle).
 //!
 //! ```text
 //!   enter   count 0 -> 1
 //!   told    the NameNode knows, or may know if the answer gets lost. Under a lease it need not, until that is recalled
+//!   look_up, forget   the same count for look-ups, of which the NameNode is told by the answer to a recall only
 //!   leave   count 1 -> 0: if the NameNode knows, the inode waits to be closed; an enter meanwhile takes it back
 //!   take    a batch is on its way; who wants to open one of its inodes waits, or the two could overtake each other
 //!   closed  the batch was answered
@@ -33,10 +35,11 @@ struct Table {
     closing: HashSet<Ino>,
 }
 
-/// An inode with handles.
+/// An inode that is referred to.
 #[derive(Clone, Copy, Default)]
 struct Open {
     count: usize,
+    looked_up: u64,
     told: bool,
 }
 
@@ -74,7 +77,7 @@ impl Opens {
         Opened { opens: self.clone(), ino, kept: false }
     }
 
-    /// Counts one more handle of an inode that has some, since the NameNode is going to be told that it is open.
+    /// Counts one more handle of an inode that is referred to, since the NameNode is going to be told that it is open.
     pub(crate) fn reveal(self: &Arc<Self>, ino: Ino) -> Option<Opened> {
         let mut table = self.table();
         let open = table.open.get_mut(&ino)?;
@@ -100,21 +103,48 @@ impl Opens {
         let mut table = self.table();
         let Some(open) = table.open.get_mut(&ino) else { return };
         open.count -= 1;
-        let Open { count, told } = *open;
-        if count == 0 {
-            table.open.remove(&ino);
-            if told {
-                table.to_close.insert(ino);
-                self.work.notify_one();
-            }
+        self.settle(&mut table, ino);
+    }
+
+    /// The kernel is about to be answered with the inode, which it then refers to until it forgets it.
+    pub(crate) fn look_up(&self, ino: Ino) {
+        let mut table = self.table();
+        let told = table.to_close.remove(&ino);
+        let open = table.open.entry(ino).or_default();
+        open.looked_up += 1;
+        open.told |= told;
+    }
+
+    /// The kernel has forgotten so many look-ups. Tells whether these were all.
+    pub(crate) fn forget(&self, ino: Ino, count: u64) -> bool {
+        let mut table = self.table();
+        let Some(open) = table.open.get_mut(&ino) else { return true };
+        open.looked_up = open.looked_up.saturating_sub(count);
+        let all = open.looked_up == 0;
+        self.settle(&mut table, ino);
+        all
+    }
+
+    /// Whether the kernel refers to the inode.
+    pub(crate) fn is_looked_up(&self, ino: Ino) -> bool {
+        self.table().open.get(&ino).is_some_and(|open| open.looked_up > 0)
+    }
+
+    fn settle(&self, table: &mut Table, ino: Ino) {
+        let Some(Open { count: 0, looked_up: 0, told }) = table.open.get(&ino).copied() else { return };
+        table.open.remove(&ino);
+        if told {
+            table.to_close.insert(ino);
+            self.work.notify_one();
         }
     }
 
-    /// Inodes that have handles: the NameNode is going to be told.
+    /// Inodes that have handles, and those of which the NameNode knew that they are referred to: it is going to be told.
     pub(crate) fn all(&self) -> Vec<Ino> {
         let mut table = self.table();
-        table.open.values_mut().for_each(|open| open.told = true);
-        let mut all: Vec<Ino> = table.open.keys().copied().collect();
+        table.open.values_mut().for_each(|open| open.told |= open.count > 0);
+        let mut all: Vec<Ino> =
+            table.open.iter().filter(|(_, open)| open.told).map(|(ino, _)| *ino).collect();
         all.sort_unstable();
         all
     }
@@ -197,6 +227,23 @@ mod tests {
         opens.closed(&batch);
         open.await.keep();
         assert_eq!(opens.all(), [ino]);
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_has_looked_up_is_revealed_until_it_is_forgotten() {
+        let (opens, ino) = (Arc::new(Opens::default()), Ino(5));
+        opens.look_up(ino);
+        opens.look_up(ino);
+        assert!(opens.is_looked_up(ino) && opens.all().is_empty(), "the NameNode need not know");
+        drop(opens.reveal(ino).unwrap());
+        assert_eq!(opens.all(), [ino]);
+        opens.forget(ino, 1);
+        drop(opens.enter(ino).await);
+        assert!(opens.take().is_empty());
+        opens.forget(ino, 1);
+        assert_eq!(opens.take(), [ino]);
+        assert!(!opens.is_looked_up(ino) && opens.reveal(ino).is_none());
+        opens.forget(ino, 1);
     }
 
     #[tokio::test]

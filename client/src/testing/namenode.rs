@@ -434,10 +434,11 @@ impl State {
                     name: name.clone().into(),
                     attr: plus.then(|| self.inodes[ino].clone()),
                 };
+                let newest = names.clone().count() as u64;
                 let entries: Vec<_> = names.enumerate().map(entry).filter(|e| e.cookie > *after).collect();
                 let end = entries.len() <= *limit as usize;
                 let entries = entries.into_iter().take(*limit as usize).collect();
-                Ok(QueryReply::Entries { entries, end })
+                Ok(QueryReply::Entries { entries, end, newest })
             }
             Query::ReadLink { .. } | Query::GetXattr { .. } => Ok(QueryReply::Bytes(b"value"[..].into())),
             Query::ListXattr { .. } => Ok(QueryReply::Bytes(b"user.a\0"[..].into())),

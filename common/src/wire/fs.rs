@@ -123,6 +123,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Clear suid, and sgid where the group may execute, as a change by an unprivileged process does.
     pub kill_suidgid: bool,
+    /// Clear sgid also of a directory and where the group may not execute, as a change by a process outside the group does.
+    pub kill_sgid: bool,
 }
 
 /// How a rename treats an existing target.
@@ -343,9 +345,18 @@ pub struct StatFs {
 #[allow(missing_docs)]
 pub enum QueryReply {
     Attr(Attr),
-    Entries { entries: Vec<DirEntry>, end: bool },
+    Entries {
+        entries: Vec<DirEntry>,
+        /// No entry follows.
+        end: bool,
+        /// The largest cookie that the directory has ever given to an entry: what is added later has a larger one.
+        newest: u64,
+    },
     Bytes(ByteString),
-    Layout { attr: Attr, windows: Vec<Window> },
+    Layout {
+        attr: Attr,
+        windows: Vec<Window>,
+    },
     Chunks(Vec<ChunkInfo>),
     StatFs(StatFs),
 }

@@ -1,6 +1,7 @@
 //! Changes of names: directories, links, renames, removals.
 
 use super::{EXECUTE, FsPath, READ, Target, UserFs, WRITE};
+use quarry_client::DirPage;
 use quarry_common::ids::Ino;
 use quarry_common::limits::SYMLINK_MAX;
 use quarry_common::wire::bytestring::ByteString;
@@ -32,7 +33,7 @@ impl UserFs {
 
     /// A page with the attributes of every entry: the NameNode leaves out those that another client is changing.
     async fn page(&self, dir: &Attr, after: u64, limit: u32) -> Result<(Vec<DirEntry>, bool), FsError> {
-        let (mut entries, end) = self.fs.readdir(dir.ino, after, limit, true).await?;
+        let DirPage { mut entries, end, .. } = self.fs.readdir(dir.ino, after, limit, true).await?;
         for entry in entries.iter_mut().filter(|e| e.attr.is_none()) {
             entry.attr = match self.fs.getattr(entry.ino).await {
                 Ok(attr) => Some(attr),

@@ -217,7 +217,7 @@ impl Bench {
         let mut after = 0;
         loop {
             match self.query(&Query::ReadDir { ino, after, limit: 3, plus: true }) {
-                Ok(QueryReply::Entries { entries, end }) => {
+                Ok(QueryReply::Entries { entries, end, .. }) => {
                     after = entries.last().map_or(after, |e| e.cookie);
                     names.extend(entries.iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()));
                     if end {

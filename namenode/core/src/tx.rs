@@ -130,6 +130,13 @@ pub(crate) fn entry(store: &Store, parent: Ino, name: &Name) -> Result<Option<Na
 }
 
 /// The directory part of an inode that was read as a directory.
+pub(crate) fn dir_ref(inode: &Inode) -> &DirContent {
+    match &inode.content {
+        Content::Dir(dir) => dir,
+        other => unreachable!("a directory was read, now it is {other:?}"),
+    }
+}
+
 pub(crate) fn dir_mut(inode: &mut Inode) -> &mut DirContent {
     match &mut inode.content {
         Content::Dir(dir) => dir,

@@ -140,8 +140,14 @@ fn mount_8_and_read_only() {
         &cluster.path(""),
         &format!(
             "export PATH={}:$PATH; '{}' '{}' other -o ro,noexec,_netdev; trap 'umount other' EXIT
-             test $(cat other/f) = x; fails touch other/g; grep \" $PWD/other fuse.quarry ro\" /proc/mounts",
+             test $(cat other/f) = x; fails touch other/g; grep \" $PWD/other fuse.quarry ro,nosuid,nodev\" /proc/mounts
+             helper='{}'; config='{}'
+             $helper $config other -f -v -o bad-option; $helper $config other -n -o remount,rw; touch other/g
+             $helper $config other -o remount,ro; fails touch other/h
+             fails $helper $config other -o bad-option",
             bin.parent().unwrap().display(),
+            helper.display(),
+            cluster.client_config().display(),
             helper.display(),
             cluster.client_config().display()
         ),

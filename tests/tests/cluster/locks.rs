@@ -193,3 +193,60 @@ fn a_waiting_process_can_be_interrupted() {
     // The interrupted wait left no lock behind.
     assert_eq!(b.does("flock write now 0 0"), "ok");
 }
+
+/// Locks that end with the handle, taken again right after a close: by the same process, by one that waited for the other's end,
+/// through `flock` and through fcntl's open file description locks.
+const AGAIN: &str = r#"
+import fcntl, os, struct, sys
+def ofd(fd): fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+def flock(fd): fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def locked(lock, write):
+    fd = os.open("f", os.O_RDWR | os.O_CREAT)
+    lock(fd)
+    if write: os.write(fd, b"x" * 1000)
+    return fd
+for lock in flock, ofd:
+    for i in range(150):
+        os.close(locked(lock, i % 2))
+    for i in range(40):
+        pid = os.fork()
+        if not pid:
+            locked(lock, i % 2)
+            if i % 3: os._exit(0)
+            os.kill(os.getpid(), 9)
+        os.waitpid(pid, 0)
+        os.close(locked(lock, False))
+    # A descriptor that another shares keeps its lock.
+    fd = locked(lock, False)
+    os.close(os.dup(fd))
+    for _ in range(2):
+        try: os.close(locked(lock, False)); raise SystemExit("granted twice")
+        except BlockingIOError: pass
+    os.close(fd)
+"#;
+
+#[test]
+fn a_lock_of_a_closed_handle_is_in_no_ones_way() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    shell(
+        mount.root(),
+        &format!("python3 - <<'END'\n{AGAIN}\nEND\nfor i in $(seq 50); do flock -n g true; done"),
+    );
+}
+
+#[test]
+fn a_lock_of_a_closed_handle_is_free_on_other_mounts() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (a, b) = (cluster.mount(), cluster.mount());
+    for (lock, wait) in [("flock", "fcntl.flock(f, fcntl.LOCK_EX)"), ("ofd", "ofd(f, 38)")] {
+        let script = format!(
+            "import fcntl, os, struct, sys
+def ofd(f, command): fcntl.fcntl(f, command, struct.pack('hhqqi4x', fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+f = open('{lock}', 'w')
+{wait}"
+        );
+        shell(a.root(), &format!("python3 -c \"{script}\""));
+        shell(b.root(), &format!("timeout 20 python3 -c \"{script}\""));
+    }
+}

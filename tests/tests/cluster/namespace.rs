@@ -40,7 +40,7 @@ fn rename_in_all_its_forms() {
 #[test]
 fn special_files_links_and_modes() {
     let cluster = Cluster::options().datanodes(1).replication("1").start();
-    let mut mount = cluster.mount();
+    let mut mount = cluster.mount_with(&["-o", "dev"]);
     let check = "test -p fifo && test -S sock && test -c null && test $(stat -c %t:%T null) = 1:3
         test -b disk && test $(stat -c %a suid) = 4755 && test $(stat -c %h one) = 3 && test one -ef two
         test $(readlink sl) = /no/where && test $(stat -c %a dir) = 3777 && test $(stat -c %u:%g owned) = 1234:4321
@@ -95,6 +95,80 @@ fn a_listing_goes_on_steadily_while_the_directory_changes() {
         }
     }
     assert_eq!(seen.iter().filter(|n| n.starts_with("stay")).count(), 3000);
+}
+
+#[test]
+fn a_listing_ends_though_its_entries_are_renamed_or_made_again() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    for how in ["rename", "again"] {
+        let dir = mount.path(how);
+        fs::create_dir(&dir).unwrap();
+        for i in 0..500 {
+            fs::write(dir.join(format!("f{i}")), "").unwrap();
+        }
+        let mut shown = 0;
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if how == "rename" {
+                fs::rename(&path, path.with_extension("x")).unwrap();
+            } else {
+                fs::remove_file(&path).unwrap();
+                fs::write(&path, "").unwrap();
+            }
+            shown += 1;
+            assert!(shown <= 500, "{how}: entries that are newer than the listing");
+        }
+        assert_eq!((shown, fs::read_dir(&dir).unwrap().count()), (500, 500), "{how}");
+    }
+}
+
+#[test]
+fn times_on_both_sides_of_1970_are_exact() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (a, b) = (cluster.mount(), cluster.mount());
+    let script = r#"
+import os, sys
+A, B = sys.argv[1:3]
+S = 10**9
+for t in -S, -1, -S // 2, -S - 1, -2**31 * S, -86400 * S + 123, 0, 1, S - 1, 2**31 * S + 5, 2**32 * S + 1, 4102444800 * S + 123456789:
+    for here, there in (A, B), (B, A):
+        open(f"{here}/f", "w").close()
+        os.utime(f"{here}/f", ns=(t, t + 1))
+        for root in here, there:
+            st = os.stat(f"{root}/f")
+            assert (st.st_atime_ns, st.st_mtime_ns) == (t, t + 1), (t, st.st_atime_ns, st.st_mtime_ns)
+"#;
+    let roots = format!("'{}' '{}'", a.root().display(), b.root().display());
+    shell(a.root(), &format!("python3 - {roots} <<'END'\n{script}\nEND"));
+}
+
+#[test]
+fn a_ctime_stays_as_it_was_shown() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (mount, other) = (cluster.mount(), cluster.mount());
+    let ctime = |path: std::path::PathBuf| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let mut shown = Vec::new();
+    for i in 0..10 {
+        fs::write(mount.path("new"), "x").unwrap();
+        let name = format!("f{i}");
+        if i % 2 == 0 {
+            fs::rename(mount.path("new"), mount.path(&name)).unwrap();
+        } else {
+            fs::hard_link(mount.path("new"), mount.path(&name)).unwrap();
+            fs::remove_file(mount.path("new")).unwrap();
+        }
+        shown.push(ctime(mount.path(&name)));
+    }
+    // What was written is sent to the cluster now: the other mount looks at it.
+    for (i, shown) in shown.iter().enumerate() {
+        let name = format!("f{i}");
+        assert_eq!(fs::read_to_string(other.path(&name)).unwrap(), "x");
+        assert_eq!((ctime(mount.path(&name)), ctime(other.path(&name))), (*shown, *shown), "{name}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A cluster that is away: programs wait, can be killed, and go on when it returns.
 
 use quarry_tests::process::shell;
-use quarry_tests::{Cluster, eventually};
+use quarry_tests::{Cluster, eventually, program};
+use rustix::process::Signal;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -52,6 +53,18 @@ fn a_waiting_program_goes_on_by_itself() {
 }
 
 #[test]
+fn df_tells_what_was_known() {
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount();
+    let before = shell(mount.root(), "stat -f -c %b .");
+    cluster.kill_servers();
+    let root = mount.root().display();
+    assert_eq!(shell(std::path::Path::new("/"), &format!("timeout 20 stat -f -c %b '{root}'")), before);
+    shell(std::path::Path::new("/"), &format!("timeout 20 df '{root}'"));
+    cluster.start_servers();
+}
+
+#[test]
 fn a_soft_mount_gives_up_in_time() {
     let mut cluster = Cluster::start();
     let mount = cluster.mount_with(&["-o", "soft,timeo=5"]);
@@ -65,4 +78,51 @@ fn a_soft_mount_gives_up_in_time() {
     eventually("it works again", Duration::from_secs(30), || {
         fs::read(mount.path("f")).is_ok_and(|d| d == b"hello")
     });
+}
+
+#[test]
+fn a_handled_signal_breaks_no_call() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    let signals = program::compile("signals", &cluster.path("logs"));
+    shell(mount.root(), &format!("{} . 15 1000", signals.display()));
+}
+
+#[test]
+fn a_handled_signal_breaks_no_call_of_a_slow_cluster() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    let signals = program::compile("signals", &cluster.path("logs"));
+    let root = mount.root().to_path_buf();
+    let running = std::thread::spawn(move || shell(&root, &format!("{} . 3 1000", signals.display())));
+    // Calls take about half a second, many times what passes between two looks at the caller.
+    while !running.is_finished() {
+        cluster.namenode().signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(500));
+        cluster.namenode().signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    running.join().expect("no call fails");
+}
+
+#[test]
+fn shells_and_git_go_on_when_their_children_end() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    let root = mount.root().to_path_buf();
+    let running = std::thread::spawn(move || {
+        shell(
+            &root,
+            "for i in 1 2 3 4 5 6; do sleep 0.2 & echo $i >> log; mkdir d$i; done; wait; test $(wc -l < log) = 6
+             git init -q a; cd a; git config user.name n; git config user.email e; cp ../log .
+             git add log; git commit -qm m; cd ..; git clone -q --progress a b 2> /dev/null; test -f b/log",
+        )
+    });
+    while !running.is_finished() {
+        cluster.namenode().signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.namenode().signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running.join().expect("nothing fails");
 }

@@ -2,6 +2,7 @@
 
 use super::OpResult;
 use super::windows::{self, Change};
+use super::xattr;
 use crate::chunks;
 use crate::error::OpError;
 use crate::records::WindowRecord;
@@ -27,11 +28,11 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> OpResult<MutationReply
     if commit.kill_suidgid {
         tx::kill_suidgid(&mut inode);
     }
+    xattr::drop_capability(tx, commit.ino, &mut inode)?;
     if let Some(mtime) = commit.mtime {
         inode.mtime = mtime;
-        // The client has shown this time already, to programs that compare it later. If its clock is behind, ours tells that
-        // something changed.
-        inode.ctime = if mtime > inode.ctime { mtime } else { inode.ctime.max(tx.now) };
+        // The time of this commit would be one that no program has caused: the client has shown the later of the two already.
+        inode.ctime = inode.ctime.max(mtime);
     }
     tx.save(commit.ino, &mut inode);
     let version = file_ref(&inode).layout;
@@ -155,8 +156,8 @@ mod tests {
         let mut bench = Bench::new();
         let file = bench.file(Ino::ROOT, "f");
         let attr = bench.write(file, 100, 50).expect("written");
-        assert_eq!((attr.size, attr.allocated, attr.ctime), (150, 50, bench.now()));
-        assert_eq!(attr.mtime, Timestamp(bench.time - 1));
+        assert_eq!((attr.size, attr.allocated), (150, 50));
+        assert_eq!((attr.mtime, attr.ctime), (Timestamp(bench.time - 1), Timestamp(bench.time - 1)));
         bench.write(file, 120, 100).expect("written");
         assert_eq!(bench.attr(file).allocated, 120);
         bench.write(file, 0, CHUNK_SIZE as u32).expect("written");
@@ -165,6 +166,19 @@ mod tests {
         assert_eq!((windows.len(), windows[0].slices.len()), (1, 1));
         assert_eq!(bench.state.usage().chunks, 1);
         assert_eq!(bench.state.delete_queue(10).expect("sound").len(), 2);
+        bench.check();
+    }
+
+    #[test]
+    fn a_late_commit_leaves_the_ctime_of_a_later_change() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let late = bench.write_commit(file, 0, 10);
+        let link = Mutation::Link { ino: file, parent: Ino::ROOT, name: b"g"[..].into() };
+        let linked = bench.attr_of(link).expect("linked").ctime;
+        assert!(late.mtime < Some(linked));
+        commit(&mut bench, late).expect("committed");
+        assert_eq!(bench.attr(file).ctime, linked);
         bench.check();
     }
 

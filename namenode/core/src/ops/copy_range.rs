@@ -2,6 +2,7 @@
 
 use super::OpResult;
 use super::windows::{self, Change};
+use super::xattr;
 use crate::error::OpError;
 use crate::records::FileContent;
 use crate::store::Store;
@@ -46,6 +47,7 @@ pub(crate) fn copy_range(tx: &mut Tx<'_>, copy: &Copy, kill_suidgid: bool) -> Op
     if kill_suidgid {
         tx::kill_suidgid(&mut target);
     }
+    xattr::drop_capability(tx, copy.to, &mut target)?;
     target.mtime = tx.now;
     target.ctime = tx.now;
     tx.save(copy.to, &mut target);

@@ -1,6 +1,6 @@
 //! fallocate(2): sizes and holes. Space is not reserved.
 
-use super::{OpResult, windows};
+use super::{OpResult, windows, xattr};
 use crate::tx::{self, Tx, file_ref};
 use quarry_common::ids::Ino;
 use quarry_common::limits::{FILE_SIZE_MAX, SLICES_MAX};
@@ -41,6 +41,7 @@ pub(crate) fn fallocate(
     if kill_suidgid {
         tx::kill_suidgid(&mut inode);
     }
+    xattr::drop_capability(tx, ino, &mut inode)?;
     inode.mtime = tx.now;
     inode.ctime = tx.now;
     tx.save(ino, &mut inode);

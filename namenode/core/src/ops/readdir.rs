@@ -18,10 +18,11 @@ pub(crate) fn readdir(
     limit: u32,
     plus: bool,
 ) -> OpResult<QueryReply> {
-    tx::directory(store, parent)?;
+    let directory = tx::directory(store, parent)?;
+    let newest = tx::dir_ref(&directory).next_cookie - 1;
     let limit = limit.clamp(1, READDIR_ENTRIES_MAX) as usize;
     let Some(cookie) = after.checked_add(1) else {
-        return Ok(QueryReply::Entries { entries: Vec::new(), end: true });
+        return Ok(QueryReply::Entries { entries: Vec::new(), end: true, newest });
     };
     // One more than asked for tells whether this page is the last.
     let from = DentryKey { parent, cookie };
@@ -40,7 +41,7 @@ pub(crate) fn readdir(
             attr,
         });
     }
-    Ok(QueryReply::Entries { entries, end })
+    Ok(QueryReply::Entries { entries, end, newest })
 }
 
 #[cfg(test)]
@@ -61,15 +62,26 @@ mod tests {
             limit: 4,
             plus: false,
         }) {
-            Ok(Ok(QueryReply::Entries { entries, end })) => (entries, end),
+            Ok(Ok(QueryReply::Entries { entries, end, .. })) => (entries, end),
+            other => panic!("{other:?}"),
+        };
+        let newest = |bench: &Bench| match bench.query(&quarry_common::wire::fs::Query::ReadDir {
+            ino: Ino::ROOT,
+            after: 0,
+            limit: 1,
+            plus: false,
+        }) {
+            Ok(QueryReply::Entries { newest, .. }) => newest,
             other => panic!("{other:?}"),
         };
         let (first, end) = page(&bench, 0);
+        assert_eq!(newest(&bench), 10);
         assert_eq!((first.len(), end), (4, false));
         for gone in ["f1", "f3", "f4", "f9"] {
             bench.unlink(Ino::ROOT, gone).expect("unlinked");
         }
         bench.file(Ino::ROOT, "f1");
+        assert_eq!(newest(&bench), 11, "a cookie is never given twice");
         let (second, end) = page(&bench, first[3].cookie);
         let names: Vec<_> = second.iter().map(|e| e.name.0.clone()).collect();
         assert_eq!(names, [b"f5", b"f6", b"f7", b"f8"]);

@@ -33,6 +33,12 @@ pub(crate) fn setattr(tx: &mut Tx<'_>, ino: Ino, set: &SetAttr, keep_sgid: bool)
     if set.uid.is_some() || set.gid.is_some() || set.kill_suidgid {
         tx::kill_suidgid(&mut inode);
     }
+    if set.kill_sgid {
+        inode.mode &= !S_ISGID;
+    }
+    if set.size.is_some() || set.uid.is_some() || set.gid.is_some() {
+        xattr::drop_capability(tx, ino, &mut inode)?;
+    }
     inode.uid = set.uid.unwrap_or(inode.uid);
     inode.gid = set.gid.unwrap_or(inode.gid);
     if let Some(mode) = set.mode {
@@ -102,6 +108,18 @@ mod tests {
         assert_eq!(set(&mut bench, dir, chown.clone()).map(|a| a.mode), Ok(0o6755));
         set(&mut bench, file, mode(0o6644)).expect("chmod");
         assert_eq!(set(&mut bench, file, chown).map(|a| a.mode), Ok(0o2644), "sgid without x is for locking");
+        bench.check();
+    }
+
+    #[test]
+    fn a_process_outside_the_group_clears_sgid_wherever_it_is() {
+        let mut bench = Bench::new();
+        let (file, dir) = (bench.file(Ino::ROOT, "f"), bench.dir(Ino::ROOT, "d"));
+        for ino in [file, dir] {
+            set(&mut bench, ino, mode(0o2644)).expect("chmod");
+            let kill = SetAttr { kill_sgid: true, ..SetAttr::default() };
+            assert_eq!(set(&mut bench, ino, kill).map(|a| a.mode), Ok(0o644));
+        }
         bench.check();
     }
 

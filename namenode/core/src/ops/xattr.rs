@@ -17,6 +17,9 @@ use quarry_common::wire::fs::{MutationReply, Name, QueryReply, SetXattrMode};
 /// The policy of a directory as an attribute: `all` or a number. Every file and directory has one, so it is not listed.
 const REPLICATION: &[u8] = b"trusted.quarry.replication";
 
+/// What a program may do that runs from the file. It holds for the file's content, so a change of that takes it away.
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// What an attribute's name makes of it.
 enum Class {
     /// `user.`: on files and directories only.
@@ -144,6 +147,14 @@ pub(crate) fn stored_acl(store: &Store, ino: Ino, name: &[u8]) -> Result<Acl, St
     }
 }
 
+/// Takes a file's capabilities away, as every change of data, size or owner does, whoever makes it. The caller saves the inode.
+pub(crate) fn drop_capability(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode) -> Result<(), StateError> {
+    if inode.xattr_list_bytes > 0 {
+        remove_value(tx, ino, inode, &CAPABILITY.into())?;
+    }
+    Ok(())
+}
+
 fn finish(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode) -> MutationReply {
     inode.ctime = tx.now;
     tx.save(ino, inode);
@@ -250,6 +261,43 @@ mod tests {
     use super::*;
     use crate::testing::{Bench, value, with_named_user};
     use quarry_common::wire::fs::{Attr, Mutation, NewNode, Query, Timestamp};
+
+    #[test]
+    fn a_change_of_data_size_or_owner_takes_capabilities_away() {
+        use quarry_common::wire::fs::{FallocateMode, SetAttr};
+        let mut bench = Bench::new();
+        let (file, other) = (bench.file(Ino::ROOT, "f"), bench.file(Ino::ROOT, "g"));
+        bench.write(other, 0, 10).expect("written");
+        let has =
+            |bench: &Bench| bench.query(&Query::GetXattr { ino: file, name: CAPABILITY.into() }).is_ok();
+        let set_attr = |set| Mutation::SetAttr { ino: file, set, keep_sgid: true };
+        let data = Mutation::Commit(bench.write_commit(file, 0, 10));
+        let copy = Mutation::CopyRange {
+            from: other,
+            from_offset: 0,
+            to: file,
+            to_offset: 0,
+            length: 10,
+            kill_suidgid: false,
+        };
+        let allocate = Mutation::Fallocate {
+            ino: file,
+            mode: FallocateMode::Allocate,
+            offset: 0,
+            length: 5,
+            kill_suidgid: false,
+        };
+        let truncate = set_attr(SetAttr { size: Some(0), ..SetAttr::default() });
+        let chown = set_attr(SetAttr { uid: Some(5), ..SetAttr::default() });
+        for change in [data, copy, allocate, truncate, chown] {
+            set(&mut bench, file, "security.capability", b"x", SetXattrMode::Either).expect("set");
+            bench.attr_of(set_attr(SetAttr { mode: Some(0o700), ..SetAttr::default() })).expect("chmod");
+            assert!(has(&bench), "chmod leaves them");
+            bench.mutate(change.clone()).expect("changed");
+            assert!(!has(&bench), "{change:?}");
+        }
+        bench.check();
+    }
 
     fn set(
         bench: &mut Bench,

@@ -11,7 +11,7 @@ const ENTRIES: usize = 200_000;
 
 fn page(bench: &Bench, ino: Ino, after: u64) -> (Vec<DirEntry>, bool) {
     match bench.query(&Query::ReadDir { ino, after, limit: READDIR_ENTRIES_MAX, plus: true }) {
-        Ok(QueryReply::Entries { entries, end }) => (entries, end),
+        Ok(QueryReply::Entries { entries, end, .. }) => (entries, end),
         other => panic!("{other:?}"),
     }
 }

@@ -159,7 +159,7 @@ fn search(state: &State, parent: Ino, ino: Ino) -> Result<Option<Name>, StateErr
     let mut after = 0;
     for _ in 0..SEARCH_PAGES {
         let page = Query::ReadDir { ino: parent, after, limit: READDIR_ENTRIES_MAX, plus: false };
-        let Ok(QueryReply::Entries { entries, end }) = state.query(&page)? else { break };
+        let Ok(QueryReply::Entries { entries, end, .. }) = state.query(&page)? else { break };
         after = entries.last().map_or(after, |entry| entry.cookie);
         if let Some(entry) = entries.into_iter().find(|entry| entry.ino == ino) {
             return Ok(Some(entry.name));
