@@ -6,13 +6,14 @@ use crate::session::Session;
 use futures::future::join_all;
 use quarry_common::ids::Ino;
 use quarry_common::wire::session::Request;
+use quarry_host::task::{self, Spawner};
+use quarry_host::thread;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinHandle;
 
 /// Recalls acknowledged together.
 const BATCH: usize = 256;
@@ -42,18 +43,18 @@ impl Forgetter {
     /// # Errors
     /// When there can be no thread.
     pub(crate) fn start(self, session: &Arc<Session>, files: &Arc<Files>) -> std::io::Result<()> {
-        let (session, files, runtime) = (Arc::downgrade(session), Arc::downgrade(files), Handle::current());
-        let work = move || self.work(&session, &files, &runtime);
-        std::thread::Builder::new().name("quarry-recall".to_owned()).spawn(work).map(drop)
+        let (session, files, runtime) = (Arc::downgrade(session), Arc::downgrade(files), Spawner::current());
+        let work = async move { self.work(&session, &files, &runtime).await };
+        thread::run("quarry-recall", work).map(drop)
     }
 
-    fn work(self, session: &Weak<Session>, files: &Weak<Files>, runtime: &Handle) {
-        while let Ok(first) = self.jobs.recv() {
-            let rest = std::iter::from_fn(|| self.jobs.try_recv().ok()).take(BATCH - 1);
+    async fn work(mut self, session: &Weak<Session>, files: &Weak<Files>, runtime: &Spawner) {
+        let mut jobs = Vec::with_capacity(BATCH);
+        while self.jobs.recv_many(&mut jobs, BATCH).await > 0 {
             let mut recalled = Vec::new();
             let mut names = false;
             let mut barriers = Vec::new();
-            for job in std::iter::once(first).chain(rest) {
+            for job in jobs.drain(..) {
                 match job {
                     Job::Dropped { dropped, recall } => {
                         names |= dropped.iter().any(|dropped| dropped.names);
@@ -112,7 +113,12 @@ impl Forgetter {
 }
 
 /// Answers recalls: at once, or as soon as what was kept under the lease is in the cluster.
-fn acknowledge_all(recalled: Vec<(u64, Ino)>, session: &Arc<Session>, files: &Weak<Files>, runtime: &Handle) {
+fn acknowledge_all(
+    recalled: Vec<(u64, Ino)>,
+    session: &Arc<Session>,
+    files: &Weak<Files>,
+    runtime: &Spawner,
+) {
     let mut clean = Vec::new();
     for recall in recalled {
         match files.upgrade().and_then(|files| files.dirty_inode(recall.1)) {
@@ -166,7 +172,7 @@ impl Contended {
 
     fn forget(&self, ranges: Vec<Range<u64>>) -> JoinHandle<()> {
         let (invalidator, ino) = (self.invalidator.clone(), self.inode.ino);
-        spawn_blocking(move || ranges.into_iter().for_each(|range| invalidator.data(ino, range)))
+        task::spawn_blocking(move || ranges.into_iter().for_each(|range| invalidator.data(ino, range)))
     }
 }
 

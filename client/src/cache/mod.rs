@@ -25,13 +25,14 @@ use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::LeaseGrant;
+use quarry_host::clock;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use table::{Dropped, Table};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Bytes that the cache may take: some 200,000 inodes with a name each.
 const BUDGET: usize = 96 << 20;
@@ -55,7 +56,7 @@ pub trait Invalidator: Send + Sync + 'static {
 /// The cache.
 pub(crate) struct Cache {
     table: Mutex<Table>,
-    queue: SyncSender<Job>,
+    queue: mpsc::Sender<Job>,
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
     /// Inodes whose [`Job::Uncovered`] waits already.
     uncovered: Arc<Mutex<HashSet<Ino>>>,
@@ -82,7 +83,7 @@ pub(crate) struct Ticket(u64);
 impl Cache {
     /// The cache, and the work of its thread, which begins with [`start`](Forgetter::start).
     pub(crate) fn new() -> (Arc<Self>, Forgetter) {
-        let (queue, jobs) = sync_channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(QUEUE);
         let invalidator: Arc<OnceLock<Arc<dyn Invalidator>>> = Arc::default();
         let uncovered: Arc<Mutex<HashSet<Ino>>> = Arc::default();
         let cache = Arc::new(Self {
@@ -107,7 +108,7 @@ impl Cache {
     /// A request was answered.
     pub(crate) fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         let mut table = self.table();
-        table.answered(leases, sent_at, Instant::now());
+        table.answered(leases, sent_at, clock::now());
         self.pass_on(&mut table);
     }
 
@@ -141,7 +142,7 @@ impl Cache {
 
     fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        table.lapse(clock::now());
         let held = held(&table);
         self.pass_on(&mut table);
         held
@@ -179,7 +180,7 @@ impl Cache {
     /// The answer to a question, if it is known for sure.
     pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        table.lapse(clock::now());
         let found = table.find(query);
         self.pass_on(&mut table);
         found
@@ -235,7 +236,7 @@ impl Cache {
             return Duration::ZERO;
         }
         let table = self.table();
-        if known(&table) { table.term_left(Instant::now()) } else { Duration::ZERO }
+        if known(&table) { table.term_left(clock::now()) } else { Duration::ZERO }
     }
 
     /// Hands on that leases have lapsed, and what was dropped to the thread, while the table is locked: so in the order in which it happened.

@@ -9,8 +9,9 @@ use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Pla
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
 use quarry_common::wire::session::{Reply, Request};
+use quarry_host::clock;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Tools that walk a tree ask for the capacity again and again; heartbeats tell it to the NameNode once a second.
 const STATFS_TIME: Duration = Duration::from_secs(2);
@@ -23,13 +24,13 @@ impl FileSystem {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let known = || self.0.statfs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((stat, since)) = &*known()
-            && since.elapsed() < STATFS_TIME
+            && clock::since(*since) < STATFS_TIME
         {
             return Ok(*stat);
         }
         match self.0.meta.query(Query::StatFs).await? {
             QueryReply::StatFs(stat) => {
-                *known() = Some((stat, Instant::now()));
+                *known() = Some((stat, clock::now()));
                 Ok(stat)
             }
             other => Err(unexpected(&other)),
