@@ -10,6 +10,7 @@ use crate::store::{Options, Owner, Store};
 use anyhow::{Context, bail, ensure};
 use quarry_common::wire::cluster::RegisterNode;
 use quarry_datanode_client::DataNodeClient;
+use quarry_host::private::{self, PrivateError};
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::Transport;
 use rand::Rng;
@@ -35,6 +36,13 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: oneshot::Sender<SocketAddr>,
 ) -> anyhow::Result<()> {
+    for dir in &config.dirs {
+        match private::open_folder(dir) {
+            // A disk that fails is looked after by the store, and does not keep the others from serving.
+            Err(PrivateError::Io { .. }) | Ok(()) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
     run_on(Arc::new(RealDisk), config, transport, shutdown, ready).await
 }
 

@@ -11,7 +11,7 @@
 
 use anyhow::{Context, bail};
 use quarry_common::ids::NameNodeId;
-use quarry_host::crashsafe;
+use quarry_host::{crashsafe, private};
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub(crate) struct Home {
 impl Home {
     /// Takes the directory, which is made if it is missing.
     pub(crate) fn open(dir: &Path, cluster: &str, node: NameNodeId) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        private::open_folder(dir)?;
         let lock = lock(dir)?;
         let home = Self { dir: dir.to_owned(), _lock: lock };
         let path = home.identity();

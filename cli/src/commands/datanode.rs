@@ -2,11 +2,12 @@
 
 use super::{block_on, transport};
 use crate::options::{certs_in, prefer, read_file, required};
-use crate::supervise::{until_signal, when_ready};
+use crate::supervise::{keep_credentials, until_signal, when_ready};
 use anyhow::Context;
 use clap::Args;
 use quarry_common::ids::NodeId;
 use quarry_datanode::DataNodeConfig;
+use quarry_net::transport::Transport;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,6 +87,7 @@ impl Datanode {
         }
         block_on(async {
             let (shutdown, ready) = (until_signal()?, when_ready("datanode"));
+            keep_credentials(transport.clone(), certs_in(&certs))?;
             quarry_datanode::run(config, transport, shutdown, ready).await
         })
     }

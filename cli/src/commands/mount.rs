@@ -1,12 +1,15 @@
 //! `quarry mount`
 
 use super::{block_on, transport};
-use crate::supervise::{systemd_ready, until_signal};
+use crate::exit::UsageError;
+use crate::output::say;
+use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
 use clap::Args;
 use quarry_client::{ClientConfig, FileSystem};
 use quarry_mount::MountConfig;
 use quarry_mount::options::MountOptions;
+use quarry_net::transport::Transport;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -35,6 +38,9 @@ pub(crate) struct Mount {
     /// soft,timeo=SECONDS to give up on a cluster that is away instead of waiting for it.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+    /// Mount over a directory that is not empty: what is in it cannot be seen meanwhile. The same as `-o nonempty`.
+    #[arg(long)]
+    over: bool,
     /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
     #[arg(long)]
     background: bool,
@@ -45,14 +51,18 @@ pub(crate) struct Mount {
 
 impl Mount {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        let mut options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        options.over |= self.over;
         let Some(file) = self.config.as_ref().or(options.config.as_ref()) else {
-            bail!("--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE");
+            let why = "--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE";
+            return Err(UsageError(why.to_owned()).into());
         };
         let mut config = ClientConfig::load(file)?;
         config.purpose = self.mountpoint.display().to_string();
         config.soft_timeout = options.soft_timeout.or(config.soft_timeout);
         let transport = transport(&config.certs)?;
+        // What the NameNode would refuse is refused by the kernel already.
+        options.read_only |= transport.identity().rights.read_only;
         let child = std::env::var_os(CHILD).is_some();
         if self.background && !child {
             return self.in_background();
@@ -63,7 +73,9 @@ impl Mount {
             options,
         };
         block_on(async {
+            quarry_mount::check_mountpoint(&mount.mountpoint, mount.options.over).await?;
             let shutdown = until_signal()?;
+            keep_credentials(transport.clone(), config.certs.clone())?;
             let namenode = config.namenode.clone();
             let fs = tokio::select! {
                 fs = FileSystem::connect(config, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
@@ -76,7 +88,7 @@ impl Mount {
                     if child {
                         report_mounted();
                     } else {
-                        println!("mounted on {path}");
+                        say(format_args!("mounted on {path}"));
                     }
                     systemd_ready();
                 }

@@ -5,4 +5,6 @@
 pub mod clock;
 pub mod config;
 pub mod crashsafe;
+pub mod log_limit;
+pub mod private;
 pub mod telemetry;
