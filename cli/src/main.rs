@@ -1,12 +1,23 @@
 //! The `quarry` binary: every role and every tool of the cluster as a subcommand.
 
+// Both panic on a closed pipe: `output` has what does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod commands;
+mod exit;
+mod on_mount;
 mod options;
 mod output;
 mod supervise;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use exit::Exit;
+use output::complain;
 use std::process::ExitCode;
+
+/// What is logged unless `--log` says otherwise.
+const LOG_OF_SERVERS: &str = "info,openraft=warn";
+const LOG_OF_TOOLS: &str = "warn";
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,12 +28,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// A cluster by hand:       quarry init, quarry cert issue, then quarry namenode, quarry datanode and quarry mount
 /// on their machines.
+///
+/// Exit codes: 0 done; 1 failed, or problems found; 2 wrong use; 3 the cluster does not answer; 4 the cluster is not whole;
+/// 5 refused.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, propagate_version = true)]
 struct Cli {
-    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `info,quarry_client=debug`.
-    #[arg(long, env = "QUARRY_LOG", default_value = "info,openraft=warn", global = true)]
-    log: String,
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `info,quarry_client=debug`
+    /// [default: info for what serves, warn for tools]
+    #[arg(long, env = "QUARRY_LOG", value_name = "FILTER", global = true)]
+    log: Option<String>,
     /// Log one JSON object a line.
     #[arg(long, env = "QUARRY_LOG_JSON", global = true)]
     log_json: bool,
@@ -57,34 +72,60 @@ enum Command {
     Watch(commands::watch::Watch),
     /// Check that everything fits together, while the cluster works on.
     Fsck(commands::fsck::Fsck),
+    /// Check whether this host is fit for Quarry, and say what to do where it is not.
+    Doctor(commands::doctor::Doctor),
+    /// Print completions for a shell.
+    Completions(commands::shell::Completions),
+    /// Write manual pages.
+    Man(commands::shell::Man),
+}
+
+impl Command {
+    /// Whether it stays and serves, so that its log is of use when all goes well.
+    fn serves(&self) -> bool {
+        matches!(
+            self,
+            Self::Up(_)
+                | Self::Namenode(_)
+                | Self::Datanode(_)
+                | Self::Mount(_)
+                | Self::Gateway(_)
+                | Self::WatchMount(_)
+        )
+    }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = quarry_host::telemetry::init(&cli.log, cli.log_json) {
-        eprintln!("quarry: {error:#}");
-        return ExitCode::from(2);
+    // Before anything can be made that other users might read.
+    quarry_host::private::restrict_new_files();
+    let default = if cli.command.serves() { LOG_OF_SERVERS } else { LOG_OF_TOOLS };
+    let log = cli.log.as_deref().unwrap_or(default);
+    if let Err(error) = quarry_host::telemetry::init(log, cli.log_json) {
+        complain(format_args!("quarry: {error:#}"));
+        return Exit::Usage.into();
     }
-    let done = match cli.command {
-        Command::Up(c) => c.run(&cli.log, cli.log_json),
-        Command::Init(c) => c.run(),
-        Command::Cert(c) => c.run(),
-        Command::Namenode(c) => c.run(),
-        Command::Datanode(c) => c.run(),
-        Command::Mount(c) => c.run(),
-        Command::Gateway(c) => c.run(),
-        Command::WatchMount(c) => c.run(),
+    let done = |result: anyhow::Result<()>| result.map(|()| Exit::Success);
+    let result = match cli.command {
+        Command::Up(c) => done(c.run(log, cli.log_json)),
+        Command::Init(c) => done(c.run()),
+        Command::Cert(c) => done(c.run()),
+        Command::Namenode(c) => done(c.run()),
+        Command::Datanode(c) => done(c.run()),
+        Command::Mount(c) => done(c.run()),
+        Command::Gateway(c) => done(c.run()),
+        Command::WatchMount(c) => done(c.run()),
         Command::Status(c) => c.run(),
-        Command::Locate(c) => c.run(),
-        Command::Watch(c) => c.run(),
-        Command::Fsck(c) => return exit(c.run()),
+        Command::Locate(c) => done(c.run()),
+        Command::Watch(c) => done(c.run()),
+        Command::Fsck(c) => c.run(),
+        Command::Doctor(c) => c.run(),
+        Command::Completions(c) => done(c.run(Cli::command())),
+        Command::Man(c) => done(c.run(Cli::command())),
     };
-    exit(done.map(|()| ExitCode::SUCCESS))
-}
-
-fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
-    done.unwrap_or_else(|error| {
-        eprintln!("quarry: {error:#}");
-        ExitCode::FAILURE
-    })
+    let exit = result.unwrap_or_else(|error| {
+        complain(format_args!("quarry: {}", exit::describe(&error)));
+        exit::of_error(&error)
+    });
+    exit.into()
 }

@@ -2,7 +2,7 @@
 //!
 //! Each role has one struct of optional settings that clap fills from flags and environment and serde from the file.
 
-use anyhow::Context;
+use crate::exit::UsageError;
 use quarry_host::config;
 use quarry_net::identity::CertPaths;
 use serde::de::DeserializeOwned;
@@ -19,13 +19,14 @@ pub(crate) use prefer;
 
 /// A setting that has no default.
 pub(crate) fn required<T>(value: Option<T>, name: &str) -> anyhow::Result<T> {
-    value.with_context(|| {
+    let missing = || {
         let variable = name.to_uppercase().replace('-', "_");
-        format!(
+        UsageError(format!(
             "--{name} is missing: give the flag, set QUARRY_{variable}, or put `{} = ...` in the file of --config",
             name.replace('-', "_")
-        )
-    })
+        ))
+    };
+    Ok(value.ok_or_else(missing)?)
 }
 
 /// Reads the file, if there is one, and gives the directory that its relative paths start from.

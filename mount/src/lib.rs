@@ -79,6 +79,14 @@ pub enum MountError {
     },
 }
 
+/// Checks that a directory can be mounted on, before anything else is begun. A mount there whose server died is taken away.
+///
+/// # Errors
+/// [`MountError::Mountpoint`]
+pub async fn check_mountpoint(path: &std::path::Path, over: bool) -> Result<(), MountError> {
+    mountpoint::prepare(path, over).await.map(|_| ())
+}
+
 /// Mounts, tells `ready`, and serves until somebody unmounts or `shutdown` is cancelled. Then everything written is
 /// on its way to the cluster and the directory is free again; the file system itself is shut down by the caller.
 ///
@@ -91,7 +99,7 @@ pub async fn run(
     ready: oneshot::Sender<()>,
 ) -> Result<(), MountError> {
     let watcher = config.watcher.take();
-    let path = mountpoint::prepare(&config.mountpoint).await?;
+    let path = mountpoint::prepare(&config.mountpoint, config.options.over).await?;
     let adapter =
         adapter::Adapter::new(fs.clone(), tokio::runtime::Handle::current(), config.options.direct_io);
     let kernel_error = |source| MountError::Kernel { path: config.mountpoint.clone(), source };

@@ -25,13 +25,13 @@ pub(crate) enum Unmounted {
 }
 
 /// Makes sure that the directory can be mounted on, and returns its absolute path. A mount there whose server died is
-/// taken away; a living one is an error.
-pub(crate) async fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+/// taken away; a living one is an error, and so are entries in the directory unless the mount may lie `over` them.
+pub(crate) async fn prepare(path: &Path, over: bool) -> Result<PathBuf, MountError> {
     let given = path.to_path_buf();
     let refuse = |reason: &str| MountError::Mountpoint { path: given.clone(), reason: reason.to_owned() };
     let look = {
         let path = path.to_path_buf();
-        tokio::task::spawn_blocking(move || look(&path))
+        tokio::task::spawn_blocking(move || look(&path, over))
     };
     match tokio::time::timeout(LOOK_TIMEOUT, look).await {
         Err(_) => Err(refuse("what is mounted there does not answer; unmount it first (umount -l)")),
@@ -41,7 +41,7 @@ pub(crate) async fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-fn look(path: &Path) -> Result<PathBuf, String> {
+fn look(path: &Path, over: bool) -> Result<PathBuf, String> {
     // Asked first, since the kernel never remembers its answer, as it does attributes.
     let dead = rustix::fs::statfs(path).is_err_and(|e| e == Errno::NOTCONN);
     let metadata = match std::fs::metadata(path) {
@@ -65,6 +65,9 @@ fn look(path: &Path) -> Result<PathBuf, String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if mounts.lines().any(|line| is_quarry_on(line, &path)) {
         return Err("a cluster is mounted there already".into());
+    }
+    if !over && path.read_dir().map_err(|e| e.to_string())?.next().is_some() {
+        return Err("it is not empty; give --over (or -o nonempty) to hide what is in it".into());
     }
     Ok(path)
 }
@@ -174,9 +177,14 @@ mod tests {
     #[tokio::test]
     async fn says_why_a_directory_will_not_do() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = prepare(file.path()).await.unwrap_err().to_string();
+        let error = prepare(file.path(), false).await.unwrap_err().to_string();
         assert!(error.contains("not a directory"), "{error}");
-        let error = prepare(Path::new("/no/such/place")).await.unwrap_err().to_string();
+        let error = prepare(Path::new("/no/such/place"), false).await.unwrap_err().to_string();
         assert!(error.contains("no such directory"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = prepare(dir.path(), false).await.unwrap_err().to_string();
+        assert!(error.contains("--over"), "{error}");
+        prepare(dir.path(), true).await.unwrap();
     }
 }

@@ -18,6 +18,8 @@ pub struct MountOptions {
     pub owner_only: bool,
     /// `direct_io`: every file bypasses the kernel's page cache, as if opened with O_DIRECT but without its alignment.
     pub direct_io: bool,
+    /// `nonempty`: the directory may have entries, which cannot be seen while it is mounted on.
+    pub over: bool,
     /// `config=FILE`: the client's configuration.
     pub config: Option<PathBuf>,
     /// `soft` with `timeo=SECONDS`: give up on a cluster that is away after this long. Without it wait for it.
@@ -114,6 +116,7 @@ impl MountOptions {
                 ("allow_other", None) => options.owner_only = false,
                 ("owner_only", None) => options.owner_only = true,
                 ("direct_io", None) => options.direct_io = true,
+                ("nonempty", None) => options.over = true,
                 ("hard", None) => soft = false,
                 ("soft", None) => soft = true,
                 ("timeo", Some(v)) => {

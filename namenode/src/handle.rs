@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Node {
         /// Which, by its certificate.
         node: NodeId,
+        /// Number of its connection.
+        connection: u64,
         /// What.
         request: NodeRequest,
         /// How to answer.
@@ -63,8 +65,17 @@ pub(crate) enum Event {
     Heartbeat {
         /// Which, by its certificate.
         node: NodeId,
+        /// Number of its connection.
+        connection: u64,
         /// What it says.
         heartbeat: Heartbeat,
+    },
+    /// A DataNode's connection ended.
+    NodeGone {
+        /// Which, by its certificate.
+        node: NodeId,
+        /// Number of its connection.
+        connection: u64,
     },
     /// A worker wants something looked up or changed in memory.
     Ask(Question),
@@ -122,16 +133,21 @@ impl Handle {
     }
 
     /// Hands a DataNode's request over, or tells it that there are too many.
-    pub(crate) fn node(&self, node: NodeId, request: NodeRequest, reply: NodeReplier) {
-        let event = Event::Node { node, request, reply };
+    pub(crate) fn node(&self, node: NodeId, connection: u64, request: NodeRequest, reply: NodeReplier) {
+        let event = Event::Node { node, connection, request, reply };
         if let Err(mpsc::error::TrySendError::Full(Event::Node { reply, .. })) = self.events.try_send(event) {
             reply.send(Err(overloaded()));
         }
     }
 
     /// Hands a heartbeat over. One that finds no room is lost, as datagrams may be.
-    pub(crate) fn heartbeat(&self, node: NodeId, heartbeat: Heartbeat) {
-        let _ = self.events.try_send(Event::Heartbeat { node, heartbeat });
+    pub(crate) fn heartbeat(&self, node: NodeId, connection: u64, heartbeat: Heartbeat) {
+        let _ = self.events.try_send(Event::Heartbeat { node, connection, heartbeat });
+    }
+
+    /// A DataNode's connection ended. Waits for room: this must not be lost.
+    pub(crate) async fn node_gone(&self, node: NodeId, connection: u64) {
+        let _ = self.events.send(Event::NodeGone { node, connection }).await;
     }
 
     /// A client's connection ended. Waits for room: this must not be lost.

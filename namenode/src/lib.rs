@@ -16,6 +16,7 @@
 //! - `owner` has the state and everything volatile, and does one thing after the other.
 //! - `workers` do what takes long, and come back to the owner with questions and commands.
 
+mod authority;
 mod board;
 mod config;
 mod entry;

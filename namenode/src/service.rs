@@ -1,9 +1,10 @@
 //! The network's side: who may speak which protocol, and the way from a connection to the owner.
 
+use crate::authority;
 use crate::handle::{Handle, Introduction};
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
-use quarry_common::wire::session::Request;
+use quarry_common::wire::session::{Request, Response};
 use quarry_host::task;
 use quarry_net::frame;
 use quarry_net::identity::Role;
@@ -63,6 +64,10 @@ struct ClientService {
 
 impl Service<SessionProtocol> for ClientService {
     fn handle(&self, peer: &Peer<SessionProtocol>, request: Request, reply: Replier<SessionProtocol>) {
+        let request = match authority::judge(&peer.identity().rights, request) {
+            Ok(request) => request,
+            Err(why) => return reply.send(Response { result: Err(why), leases: Vec::new() }),
+        };
         let number = peer.number();
         self.number.store(number, Ordering::Relaxed);
         let introduction =
@@ -79,18 +84,21 @@ impl Service<SessionProtocol> for ClientService {
 
 /// One DataNode: its requests and its heartbeats.
 async fn serve_node(connection: Arc<dyn Connection>, node: NodeId, owner: Handle) {
-    let service = Arc::new(NodeService { node, owner: owner.clone() });
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let service = Arc::new(NodeService { node, number, owner: owner.clone() });
     let requests = rpc::serve::<NodeProtocol>(connection.clone(), service);
     tokio::select! {
         () = requests => {}
-        () = heartbeats(&connection, node, &owner) => {}
+        () = heartbeats(&connection, node, number, &owner) => {}
     }
+    owner.node_gone(node, number).await;
 }
 
-async fn heartbeats(connection: &Arc<dyn Connection>, node: NodeId, owner: &Handle) {
+async fn heartbeats(connection: &Arc<dyn Connection>, node: NodeId, number: u64, owner: &Handle) {
     while let Ok(datagram) = connection.recv_datagram().await {
         match frame::decode::<Heartbeat>(&datagram) {
-            Ok(heartbeat) => owner.heartbeat(node, heartbeat),
+            Ok(heartbeat) => owner.heartbeat(node, number, heartbeat),
             Err(error) => {
                 tracing::warn!(%node, %error, "a datagram is no heartbeat");
                 connection.close("a datagram was no heartbeat");
@@ -102,11 +110,13 @@ async fn heartbeats(connection: &Arc<dyn Connection>, node: NodeId, owner: &Hand
 
 struct NodeService {
     node: NodeId,
+    /// Tells connections of DataNodes apart.
+    number: u64,
     owner: Handle,
 }
 
 impl Service<NodeProtocol> for NodeService {
     fn handle(&self, _peer: &Peer<NodeProtocol>, request: NodeRequest, reply: Replier<NodeProtocol>) {
-        self.owner.node(self.node, request, reply);
+        self.owner.node(self.node, self.number, request, reply);
     }
 }

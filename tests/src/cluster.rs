@@ -106,7 +106,7 @@ impl Cluster {
         let mut cluster = Self { dir, namenode: None, namenode_port, datanodes: Vec::new() };
         fs::create_dir(path.join("logs")).expect("make the log directory");
         cluster.certificate("namenode", "1");
-        cluster.certificate("client", "test");
+        cluster.certificate_into("client-test", "admin", "test", &[]);
         let address = cluster.namenode_address();
         fs::write(
             path.join("namenode.toml"),
@@ -156,9 +156,31 @@ impl Cluster {
     }
 
     fn certificate(&self, role: &str, id: &str) {
-        let out = show(&self.path(&format!("certs/{role}-{id}")));
+        self.certificate_into(&format!("{role}-{id}"), role, id, &[]);
+    }
+
+    /// Issues a certificate into `certs/NAME`, with more arguments for `quarry cert issue`.
+    ///
+    /// # Panics
+    /// When it is not issued.
+    pub fn certificate_into(&self, name: &str, role: &str, id: &str, more: &[&str]) {
+        let out = show(&self.path(&format!("certs/{name}")));
         let ca = show(&self.path("ca"));
-        quarry_ok(&["cert", "issue", &ca, "--role", role, "--id", id, "--host", "127.0.0.1", "--out", &out]);
+        let mut args =
+            vec!["cert", "issue", &ca, "--role", role, "--id", id, "--host", "127.0.0.1", "--out", &out];
+        args.extend(more);
+        quarry_ok(&args);
+    }
+
+    /// The configuration of a client with the certificate in `certs/NAME`.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn config_of(&self, name: &str) -> PathBuf {
+        let path = self.path(&format!("{name}.toml"));
+        let text = format!("namenode = \"{}\"\ncerts = \"certs/{name}\"\n", self.namenode_address());
+        fs::write(&path, text).expect("write a configuration");
+        path
     }
 
     /// A file or directory of the cluster.
@@ -297,17 +319,22 @@ impl Cluster {
         self.mount_with(&[])
     }
 
+    /// The same with another client's configuration.
+    pub fn mount_as(&self, config: &Path) -> Mount {
+        Mount::new(self, self.mountpoint(), config, &[])
+    }
+
     /// The same with more arguments for `quarry mount`.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn mount_with(&self, args: &[&str]) -> Mount {
-        let path = tempfile::Builder::new()
-            .prefix("mnt-")
-            .tempdir_in(self.dir.path())
-            .expect("make a mount point")
-            .keep();
-        Mount::new(self, path, args)
+        Mount::new(self, self.mountpoint(), &self.client_config(), args)
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        let made = tempfile::Builder::new().prefix("mnt-").tempdir_in(self.dir.path());
+        made.expect("make a mount point").keep()
     }
 }
 
@@ -330,9 +357,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    fn new(cluster: &Cluster, path: PathBuf, more: &[&str]) -> Self {
-        let mut args =
-            vec!["mount".to_owned(), show(&path), "--config".into(), show(&cluster.client_config())];
+    fn new(cluster: &Cluster, path: PathBuf, config: &Path, more: &[&str]) -> Self {
+        let mut args = vec!["mount".to_owned(), show(&path), "--config".into(), show(config)];
         args.extend(more.iter().map(|a| (*a).to_owned()));
         let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let log = cluster.path(&format!("logs/{name}.log"));

@@ -4,6 +4,7 @@
 //! away when it goes, also when its test fails; then it also prints what the parts logged.
 
 pub mod cluster;
+pub mod flood;
 pub mod linear;
 pub mod mapping;
 pub mod ports;

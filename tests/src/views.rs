@@ -22,6 +22,11 @@ impl Views {
         Self { mounts: (0..mounts).map(|_| cluster.mount()).collect(), views }
     }
 
+    /// So many views that are mounts of their own in any case, for what a mount cannot be beside itself: silent, for example.
+    pub fn apart(cluster: &Cluster, views: usize) -> Self {
+        Self { mounts: (0..views).map(|_| cluster.mount()).collect(), views }
+    }
+
     /// The mount behind a view; the first is 0.
     ///
     /// # Panics

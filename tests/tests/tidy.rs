@@ -100,6 +100,34 @@ fn scripts_and_units_can_be_used() {
     }
 }
 
+/// Largest exposure that `systemd-analyze security` may find. A mount must stay in the host's mount namespace, which it counts against
+/// it.
+const EXPOSURE_MAX: [(&str, f32); 3] =
+    [("quarry-namenode.service", 2.0), ("quarry-datanode.service", 2.0), ("quarry-mount@.service", 6.0)];
+
+#[test]
+fn units_are_hardened() {
+    // systemd is not on every machine that runs the tests.
+    if !Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return;
+    }
+    for (unit, limit) in EXPOSURE_MAX {
+        let path = root().join("scripts/systemd").join(unit);
+        let text = fs::read_to_string(&path).unwrap();
+        for setting in
+            ["Type=notify", "WatchdogSec=", "ExecReload=", "Restart=", "UMask=0077", "NoNewPrivileges=yes"]
+        {
+            assert!(text.contains(setting), "{unit} lacks {setting}");
+        }
+        let command =
+            format!("systemd-analyze security --offline=yes --no-pager '{}' | tail -1", path.display());
+        let said = shell(&root(), &command);
+        let exposure = said.split(':').nth(1).and_then(|rest| rest.split_whitespace().next());
+        let exposure: f32 = exposure.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{unit}: {said}"));
+        assert!(exposure <= limit, "{unit} has exposure {exposure}, at most {limit} is allowed");
+    }
+}
+
 /// Crates that run in the simulation, where a process has its own clocks, randomness, disks and tasks.
 const SIMULATED: [&str; 5] =
     ["common/net/src", "namenode/src", "namenode/log/src", "datanode/src", "client/src"];

@@ -2,11 +2,13 @@
 
 use super::{block_on, transport};
 use crate::options::{certs_in, prefer, read_file, required};
-use crate::supervise::{until_signal, when_ready};
+use crate::supervise::{keep_credentials, until_signal, when_ready};
 use anyhow::Context;
 use clap::Args;
 use quarry_common::ids::NodeId;
 use quarry_datanode::DataNodeConfig;
+use quarry_host::private::{self, PrivateError};
+use quarry_net::transport::Transport;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -84,8 +86,16 @@ impl Datanode {
         if let Some(scrub) = s.scrub {
             config.scrub_bytes_per_second = scrub;
         }
+        for dir in &config.dirs {
+            match private::open_folder(dir) {
+                // A disk that fails is looked after by the store, and does not keep the others from serving.
+                Err(PrivateError::Io { .. }) | Ok(()) => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
         block_on(async {
             let (shutdown, ready) = (until_signal()?, when_ready("datanode"));
+            keep_credentials(transport.clone(), certs_in(&certs))?;
             quarry_datanode::run(config, transport, shutdown, ready).await
         })
     }

@@ -1,22 +1,19 @@
 //! `quarry fsck`
 
 use super::Cluster;
+use crate::exit::Exit;
+use crate::output::{print, printable};
 use clap::Args;
 use quarry_client::FileSystem;
 use quarry_common::wire::cluster::{FsckOptions, FsckProblem, FsckProgress};
 use serde_json::{Value, json};
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// How often to ask how far the check is.
 const POLL: Duration = Duration::from_millis(200);
-/// The check found problems.
-const EXIT_PROBLEMS: u8 = 1;
-/// Some replicas could not be checked, since their node did not answer.
-const EXIT_INCOMPLETE: u8 = 2;
 
 /// Check that everything fits together, while the cluster works on: names and inodes, link counts, sizes and usage, and
-/// that every serving node has every chunk. Exit code 0: all is well; 1: problems; 2: no problem, but a node could not be
+/// that every serving node has every chunk. Exit code 0: all is well; 1: problems; 4: no problem, but a node could not be
 /// asked.
 #[derive(Args)]
 pub(crate) struct Fsck {
@@ -31,18 +28,18 @@ pub(crate) struct Fsck {
 }
 
 impl Fsck {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let deep = self.deep;
         let report = self.cluster.with("fsck", async |fs| to_the_end(&fs, deep).await)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&to_json(&report))?);
+            print(format_args!("{:#}\n", to_json(&report)))?;
         } else {
-            print!("{}", to_text(&report));
+            print(to_text(&report))?;
         }
         Ok(match (report.problem_count, report.unreachable.is_empty()) {
-            (0, true) => ExitCode::SUCCESS,
-            (0, false) => ExitCode::from(EXIT_INCOMPLETE),
-            _ => ExitCode::from(EXIT_PROBLEMS),
+            (0, true) => Exit::Success,
+            (0, false) => Exit::Degraded,
+            _ => Exit::Failed,
         })
     }
 }
@@ -57,7 +54,7 @@ async fn to_the_end(fs: &FileSystem, deep: bool) -> anyhow::Result<FsckProgress>
 }
 
 fn describe(p: &FsckProblem) -> String {
-    let mut text = p.what.clone();
+    let mut text = printable(p.what.as_bytes());
     if let Some(ino) = p.ino {
         text += &format!(" [inode {ino}]");
     }

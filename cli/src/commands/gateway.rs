@@ -1,7 +1,9 @@
 //! `quarry gateway`
 
 use super::{block_on, transport};
-use crate::supervise::{systemd_ready, until_signal};
+use crate::exit::UsageError;
+use crate::output::say;
+use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use quarry_client::{ClientConfig, FileSystem};
@@ -78,7 +80,7 @@ impl Gateway {
 impl Serve {
     fn run(self) -> anyhow::Result<()> {
         let Some(file) = &self.config else {
-            bail!("--config is missing: give the flag or set QUARRY_CONFIG");
+            return Err(UsageError("--config is missing: give the flag or set QUARRY_CONFIG".into()).into());
         };
         let mut client = ClientConfig::load(file)?;
         client.purpose = "gateway".to_owned();
@@ -107,6 +109,7 @@ impl Serve {
         let transport = transport(&client.certs)?;
         block_on(async {
             let shutdown = until_signal()?;
+            keep_credentials(transport.clone(), client.certs.clone())?;
             let namenode = client.namenode.clone();
             let fs = tokio::select! {
                 fs = FileSystem::connect(client, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
@@ -116,7 +119,7 @@ impl Serve {
             tokio::spawn(async move {
                 if let Ok(address) = listening.await {
                     let note = if is_open { " (no login: everybody on this machine may use it)" } else { "" };
-                    println!("gateway ready on {scheme}://{address}/{note}");
+                    say(format_args!("gateway ready on {scheme}://{address}/{note}"));
                     systemd_ready();
                 }
             });
@@ -238,7 +241,7 @@ impl Add {
         users.put(user)?;
         users.save(&self.file.users)?;
         if let Some(token) = token {
-            println!("{token}");
+            say(token);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `quarry init`
 
+use crate::output::say;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,11 +18,15 @@ pub(crate) struct Init {
 impl Init {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         quarry_net::identity::init_ca(&self.dir, &self.name)?;
-        println!("The certificate authority of cluster `{}` is in {}.", self.name, self.dir.display());
-        println!(
+        say(format_args!(
+            "The certificate authority of cluster `{}` is in {}.",
+            self.name,
+            self.dir.display()
+        ));
+        say(format_args!(
             "Next: quarry cert issue {} --role namenode --id 1 --host HOST --out DIR",
             self.dir.display()
-        );
+        ));
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! `quarry locate`
 
 use super::Cluster;
-use crate::output::{bytes, hex, row, table};
-use anyhow::bail;
+use crate::output::{bytes, hex, print, printable, row, table};
+use anyhow::{Context, bail};
 use clap::Args;
 use quarry_client::FileSystem;
 use quarry_common::ids::{ChunkId, WindowIndex};
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 /// Show where each piece of a file is: its chunks with length, SHA-256, placement group and the nodes that hold them.
 #[derive(Args)]
 pub(crate) struct Locate {
-    /// The file's path within the cluster: /dir/file.
+    /// The file: its path on a mount of the cluster, or within the cluster (/dir/file).
     path: String,
     #[command(flatten)]
     cluster: Cluster,
@@ -34,23 +34,24 @@ struct Piece {
 
 impl Locate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let pieces = self.cluster.with("locate", async |fs| find(&fs, &self.path).await)?;
+        let path = self.cluster.path_in_cluster(&self.path)?;
+        let pieces = self.cluster.with("locate", async |fs| find(&fs, &path).await)?;
         if self.json {
-            let json = json!({ "path": self.path, "chunks": pieces.iter().map(to_json).collect::<Vec<_>>() });
-            println!("{}", serde_json::to_string_pretty(&json)?);
+            let json = json!({ "path": path, "chunks": pieces.iter().map(to_json).collect::<Vec<_>>() });
+            print(format_args!("{json:#}\n"))?;
             return Ok(());
         }
         let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
         rows.extend(pieces.iter().map(to_row));
-        print!("{}", table(&rows));
+        print(table(&rows))?;
         Ok(())
     }
 }
 
 async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
-    let attr = fs.resolve(path).await.map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
+    let attr = fs.resolve(path).await.with_context(|| printable(path.as_bytes()))?;
     if attr.kind != FileKind::File {
-        bail!("{path}: not a regular file, so it has no chunks");
+        bail!("{}: not a regular file, so it has no chunks", printable(path.as_bytes()));
     }
     let placement = fs.placement().await?;
     let mut slices: Vec<(u64, ChunkId)> = Vec::new();

@@ -1,7 +1,9 @@
 //! `quarry mount`
 
 use super::{block_on, transport};
-use crate::supervise::{systemd_ready, until_signal};
+use crate::exit::UsageError;
+use crate::output::say;
+use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
 use clap::Args;
 use quarry_client::{ClientConfig, FileSystem};
@@ -40,6 +42,9 @@ pub(crate) struct Mount {
     /// and `dev` the mount is nosuid and nodev.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+    /// Mount over a directory that is not empty: what is in it cannot be seen meanwhile. The same as `-o nonempty`.
+    #[arg(long)]
+    over: bool,
     /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
     #[arg(long)]
     background: bool,
@@ -50,17 +55,21 @@ pub(crate) struct Mount {
 
 impl Mount {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        let mut options = MountOptions::parse(self.options.iter().map(String::as_str))?;
         if options.remount {
             return Ok(quarry_mount::remount(&self.mountpoint, &options)?);
         }
+        options.over |= self.over;
         let Some(file) = self.config.as_ref().or(options.config.as_ref()) else {
-            bail!("--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE");
+            let why = "--config is missing: give the flag, set QUARRY_CONFIG, or use -o config=FILE";
+            return Err(UsageError(why.to_owned()).into());
         };
         let mut config = ClientConfig::load(file)?;
         config.purpose = self.mountpoint.display().to_string();
         config.soft_timeout = options.soft_timeout.or(config.soft_timeout);
         let transport = transport(&config.certs)?;
+        // What the NameNode would refuse is refused by the kernel already.
+        options.read_only |= transport.identity().rights.read_only;
         let child = std::env::var_os(CHILD).is_some();
         if self.background && !child {
             return self.in_background();
@@ -130,7 +139,9 @@ async fn serve(
     transport: Arc<dyn Transport>,
     child: bool,
 ) -> anyhow::Result<()> {
+    quarry_mount::check_mountpoint(&mount.mountpoint, mount.options.over).await?;
     let shutdown = until_signal()?;
+    keep_credentials(transport.clone(), config.certs.clone())?;
     let namenode = config.namenode.clone();
     let fs = tokio::select! {
         fs = FileSystem::connect(config, transport) => fs.with_context(|| format!("NameNode {namenode}"))?,
@@ -147,7 +158,7 @@ async fn serve(
             if child {
                 report_mounted();
             } else {
-                println!("mounted on {path}");
+                say(format_args!("mounted on {path}"));
             }
             systemd_ready();
         }

@@ -2,10 +2,12 @@
 
 use super::{block_on, transport};
 use crate::options::{certs_in, prefer, read_file, required};
-use crate::supervise::{until_signal, when_ready};
+use crate::supervise::{keep_credentials, until_signal, when_ready};
 use clap::Args;
 use quarry_common::wire::cluster::Replication;
+use quarry_host::private;
 use quarry_namenode::NameNodeConfig;
+use quarry_net::transport::Transport;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,7 +65,8 @@ impl Namenode {
         let file =
             Settings { dir: file.dir.map(|d| base.join(d)), certs: file.certs.map(|d| base.join(d)), ..file };
         let s = prefer!(Settings: self.settings, file; listen, dir, certs, replication, orphan_age);
-        let transport = transport(&certs_in(&required(s.certs, "certs")?))?;
+        let certs = certs_in(&required(s.certs, "certs")?);
+        let transport = transport(&certs)?;
         let mut config = NameNodeConfig::new(required(s.listen, "listen")?, required(s.dir, "dir")?);
         config.cluster = transport.identity().cluster.clone();
         if let Some(replication) = s.replication {
@@ -72,8 +75,10 @@ impl Namenode {
         if let Some(seconds) = s.orphan_age {
             config.orphan_age = std::time::Duration::from_secs(seconds);
         }
+        private::open_folder(&config.dir)?;
         block_on(async {
             let (shutdown, ready) = (until_signal()?, when_ready("namenode"));
+            keep_credentials(transport.clone(), certs)?;
             quarry_namenode::run(config, transport, shutdown, ready).await
         })
     }

@@ -1,12 +1,14 @@
 //! `quarry status`
 
 use super::Cluster;
-use crate::output::{bytes, duration_ms, row, table};
+use crate::exit::Exit;
+use crate::output::{Extent, bytes, duration_ms, print, row};
 use clap::Args;
 use quarry_common::wire::cluster::{ClusterStatus, NodeState, NodeStatus};
 use serde_json::{Value, json};
 
-/// Show how the cluster and each of its nodes are.
+/// Show how the cluster and each of its nodes are. Exit code 0: whole; 4: a node is not healthy, or a placement group is
+/// degraded or healing.
 #[derive(Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -14,18 +16,28 @@ pub(crate) struct Status {
     /// As one JSON object.
     #[arg(long)]
     json: bool,
+    /// Every row and whole texts, however long.
+    #[arg(long)]
+    all: bool,
 }
 
 impl Status {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let status = self.cluster.with("status", async |fs| Ok(fs.cluster_status().await?))?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&to_json(&status))?);
+            print(format_args!("{:#}\n", to_json(&status)))?;
         } else {
-            print!("{}", to_text(&status));
+            print(to_text(&status, Extent::new(self.all)))?;
         }
-        Ok(())
+        Ok(health(&status))
     }
+}
+
+fn health(s: &ClusterStatus) -> Exit {
+    let whole = s.nodes.iter().all(|n| matches!(n.node.state, NodeState::Healthy | NodeState::Full))
+        && s.groups_degraded == 0
+        && s.groups_healing == 0;
+    if whole { Exit::Success } else { Exit::Degraded }
 }
 
 fn state(s: NodeState) -> &'static str {
@@ -37,7 +49,7 @@ fn state(s: NodeState) -> &'static str {
     }
 }
 
-fn to_text(s: &ClusterStatus) -> String {
+fn to_text(s: &ClusterStatus, extent: Extent) -> String {
     let mut text = format!(
         "Cluster {}: NameNode {}, up {}, {} operations applied\n\n",
         s.cluster,
@@ -47,8 +59,8 @@ fn to_text(s: &ClusterStatus) -> String {
     );
     let mut nodes =
         vec![row(["NODE", "ADDRESS", "STATE", "HEARTBEAT", "CHUNKS", "DATA", "FREE", "CAPACITY", "NOTE"])];
-    nodes.extend(s.nodes.iter().map(node_row));
-    text += &table(&nodes);
+    nodes.extend(s.nodes.iter().map(|n| node_row(n, extent)));
+    text += &extent.table(&nodes);
     text += &format!(
         "\nPlacement groups: {} healthy, {} degraded, {} healing\n",
         s.groups_healthy, s.groups_degraded, s.groups_healing
@@ -66,7 +78,7 @@ fn to_text(s: &ClusterStatus) -> String {
         sessions.extend(s.sessions.iter().map(|c| {
             vec![
                 c.session.to_string(),
-                c.client.clone(),
+                extent.cell(&c.client),
                 duration_ms(c.idle_ms),
                 c.open.to_string(),
                 c.locks.to_string(),
@@ -75,28 +87,28 @@ fn to_text(s: &ClusterStatus) -> String {
             ]
         }));
         text += "\n";
-        text += &table(&sessions);
+        text += &extent.table(&sessions);
     }
     if !s.workers.is_empty() {
         let mut workers = vec![row(["WORKER", "NOW"])];
-        workers.extend(s.workers.iter().map(|(name, now)| vec![name.clone(), now.clone()]));
+        workers.extend(s.workers.iter().map(|(name, now)| vec![extent.cell(name), extent.cell(now)]));
         text += "\n";
-        text += &table(&workers);
+        text += &extent.table(&workers);
     }
     text
 }
 
-fn node_row(n: &NodeStatus) -> Vec<String> {
+fn node_row(n: &NodeStatus, extent: Extent) -> Vec<String> {
     vec![
         n.node.id.to_string(),
-        n.node.address.clone(),
+        extent.cell(&n.node.address),
         state(n.node.state).to_owned(),
         n.heartbeat_age_ms.map_or_else(|| "none yet".to_owned(), |age| format!("{} ago", duration_ms(age))),
         n.chunks.to_string(),
         bytes(n.bytes),
         bytes(n.free),
         bytes(n.capacity),
-        n.trouble.clone(),
+        extent.cell(&n.trouble),
     ]
 }
 

@@ -1,8 +1,9 @@
 //! `quarry watch`
 
 use super::Cluster;
-use crate::output::hex;
+use crate::output::{Reader, complain, hex, print, printable};
 use crate::supervise::until_signal;
+use anyhow::Context;
 use clap::Args;
 use quarry_client::{Changes, ChangesError, FileSystem};
 use quarry_common::ids::Ino;
@@ -10,7 +11,6 @@ use quarry_common::wire::changes::{CHANGES_MAX, ChangeEvent, ChangeKind};
 use quarry_common::wire::error::FsError;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
 /// A pause after the cluster did not answer, on top of the time that it had.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// the new path. A file that is being written is shown when the data reaches the cluster.
 #[derive(Args)]
 pub(crate) struct Watch {
-    /// The directory's or file's path within the cluster: / for everything.
+    /// A directory or file: its path on a mount of the cluster, or within the cluster (/ for everything).
     path: String,
     #[command(flatten)]
     cluster: Cluster,
@@ -46,21 +46,19 @@ impl Watch {
     }
 
     async fn watch(&self, fs: &FileSystem) -> anyhow::Result<()> {
-        let path = &self.path;
-        let below = fs.resolve(path).await.map_err(|e| anyhow::anyhow!("{path}: {e}"))?.ino;
+        let path = &self.cluster.path_in_cluster(&self.path)?;
+        let below = fs.resolve(path).await.with_context(|| path.clone())?.ino;
         let mut position = match self.from {
             Some(position) => position,
             None => fs.changes(below, None, 1).await?.next,
         };
-        eprintln!("watching {path} from position {position}");
+        complain(format_args!("watching {} from position {position}", printable(path.as_bytes())));
         loop {
             let Changes { events, next } = patiently(fs, below, position).await?;
             for event in &events {
                 let line = if self.json { to_json(event).to_string() } else { to_text(event) };
-                match writeln!(std::io::stdout().lock(), "{line}") {
-                    // Whoever read it has seen enough.
-                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                    result => result?,
+                if print(format_args!("{line}\n"))? == Reader::Gone {
+                    return Ok(());
                 }
             }
             position = next;
@@ -104,24 +102,6 @@ fn to_text(event: &ChangeEvent) -> String {
         let _ = write!(line, " {arrow} {}", printable(to));
     }
     line
-}
-
-/// A path on one line, whatever bytes it has: what cannot be shown is `\xNN`, a backslash is `\\`.
-fn printable(path: &[u8]) -> String {
-    let mut text = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' {
-                text.extend(c.escape_default());
-            } else {
-                text.push(c);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
 }
 
 fn to_json(event: &ChangeEvent) -> Value {

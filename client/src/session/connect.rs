@@ -50,7 +50,7 @@ enum Failure {
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Self {
         match error {
-            TransportError::Untrusted { .. } => Self::Untrusted(error),
+            TransportError::Untrusted { .. } | TransportError::Incompatible(_) => Self::Untrusted(error),
             other => Self::Away(other.to_string()),
         }
     }

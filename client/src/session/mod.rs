@@ -383,6 +383,11 @@ impl Inner {
 fn fs_error(request: &dyn std::fmt::Debug, error: ServiceError) -> FsError {
     match error {
         ServiceError::Fs(error) => error,
+        // A right that the certificate lacks is for the program to see.
+        ServiceError::Unauthorised(reason) => {
+            tracing::warn!(reason, "the NameNode refuses a request");
+            FsError::NotPermitted
+        }
         other => {
             tracing::error!(error = %other, ?request, "the NameNode refuses a request");
             FsError::Io

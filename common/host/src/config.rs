@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// It is no TOML, or has a setting that is unknown or of the wrong type.
     #[error("{} is no valid configuration: {reason}", path.display())]
@@ -30,7 +30,7 @@ pub enum ConfigError {
 /// See [`ConfigError`].
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, PathBuf), ConfigError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
     let settings = toml::from_str(&text)
         .map_err(|e| ConfigError::Invalid { path: path.to_owned(), reason: e.to_string() })?;
     Ok((settings, path.parent().unwrap_or(Path::new("")).to_path_buf()))

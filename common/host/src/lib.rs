@@ -7,6 +7,8 @@ pub mod clock;
 pub mod config;
 pub mod crashsafe;
 pub mod disk;
+pub mod log_limit;
+pub mod private;
 pub mod process;
 pub mod random;
 pub mod task;

@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn pool() -> (Arc<FakeTransport>, Pool) {
-        let identity = Identity { cluster: "test".into(), role: Role::Client, id: "1".into() };
+        let identity = Identity::new("test", Role::Client, "1").expect("a valid name");
         let transport = Arc::new(FakeTransport { identity, dials: AtomicUsize::new(0) });
         (transport.clone(), Pool::new(transport))
     }

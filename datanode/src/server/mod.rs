@@ -2,6 +2,7 @@
 
 mod chain;
 mod group_sync;
+mod reads;
 mod write;
 
 #[cfg(test)]
@@ -21,9 +22,10 @@ use quarry_host::task;
 use quarry_net::frame;
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::{Connection, Listener, RecvStream, SendStream, Stream, TransportError};
+use reads::{Following, Reads};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,8 +36,6 @@ const CONNECTIONS_MAX: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer must be taken in this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Reads at once: each may hold a whole chunk, so they hold 128 MiB at most.
-const READS_MAX: usize = 64;
 /// How long a request waits for its turn before it is told that we have too much to do.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Chunks that are verified at the same time for one request: hashing takes a core.
@@ -52,7 +52,7 @@ pub(crate) struct Server {
     namenode: Arc<NameNodeClient>,
     group_syncs: GroupSyncs,
     write_turns: write::Turns,
-    reads: Semaphore,
+    reads: Reads,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -74,7 +74,7 @@ impl Server {
             namenode,
             group_syncs: GroupSyncs::default(),
             write_turns: write::Turns::default(),
-            reads: Semaphore::new(READS_MAX),
+            reads: Reads::default(),
             tasks: TaskTracker::new(),
             shutdown,
         })
@@ -139,13 +139,16 @@ impl Server {
     ) -> Result<(), TransportError> {
         let request = timeout(REQUEST_TIMEOUT, frame::read_frame(stream.recv.as_mut())).await;
         let request: DataRequest = request.map_err(|_| TransportError::EndOfStream)??;
-        let (response, data) = match self.answer(peer, request, stream.recv.as_mut()).await {
-            Ok((reply, data)) => (Ok(reply), data),
-            Err(error) => (Err(error), Bytes::new()),
+        let (response, following) = match self.answer(peer, request, stream.recv.as_mut()).await {
+            Ok((reply, following)) => (Ok(reply), following),
+            Err(error) => (Err(error), Following::default()),
         };
         // Tells a peer that is still sending to stop: it has its answer.
         drop(stream.recv);
+        let Following { data, turn } = following;
         let sent = timeout(ANSWER_TIMEOUT, send(stream.send.as_mut(), &response, data)).await;
+        // The turn ends with the memory of the data, and not before.
+        drop(turn);
         sent.map_err(|_| TransportError::Lost("the answer was not taken in time".into()))?
     }
 
@@ -155,11 +158,11 @@ impl Server {
         peer: &Identity,
         request: DataRequest,
         recv: &mut dyn RecvStream,
-    ) -> Result<(DataReply, Bytes), ServiceError> {
-        authorise(peer.role, &request)?;
+    ) -> Result<(DataReply, Following), ServiceError> {
+        authorise(peer, &request)?;
         let reply = match request {
             DataRequest::Write(header) => self.write(header, recv).await?,
-            DataRequest::Read { id, offset, length } => return self.read(id, offset, length).await,
+            DataRequest::Read { id, offset, length } => return self.read(peer, id, offset, length).await,
             DataRequest::Sync { ids } => {
                 limit_ids(&ids, IDS_MAX)?;
                 self.on_disk(move |store| store.sync(&ids)).await?;
@@ -182,17 +185,24 @@ impl Server {
             DataRequest::SyncGroup { pg, source } => self.sync_group(pg, source).await?,
             DataRequest::Digest { pg } => DataReply::Digest(self.store.digest(pg)),
         };
-        Ok((reply, Bytes::new()))
+        Ok((reply, Following::default()))
     }
 
-    async fn read(&self, id: ChunkId, offset: u32, length: u32) -> Result<(DataReply, Bytes), ServiceError> {
-        let _turn = turn(&self.reads).await?;
+    async fn read(
+        &self,
+        peer: &Identity,
+        id: ChunkId,
+        offset: u32,
+        length: u32,
+    ) -> Result<(DataReply, Following), ServiceError> {
+        let turn = self.reads.turn(peer).await?;
         let range = self.on_disk(move |store| store.read(id, offset, length)).await?;
         if range.data.is_empty() {
             return Err(ServiceError::BadRequest(format!("chunk {id} ends before {offset}")));
         }
         let (offset, length) = (range.offset, range.data.len() as u32);
-        Ok((DataReply::Data { offset, length, block_crcs: range.block_crcs }, range.data))
+        let following = Following { data: range.data, turn: Some(turn) };
+        Ok((DataReply::Data { offset, length, block_crcs: range.block_crcs }, following))
     }
 
     async fn verify(&self, ids: Vec<ChunkId>) -> Vec<(ChunkId, String)> {
@@ -222,8 +232,8 @@ async fn send(send: &mut dyn SendStream, response: &DataResponse, data: Bytes) -
 }
 
 /// A permit, or the news that there is too much to do.
-async fn turn(turns: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>, ServiceError> {
-    match timeout(TURN_TIMEOUT, turns.acquire()).await {
+async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ServiceError> {
+    match timeout(TURN_TIMEOUT, turns.clone().acquire_owned()).await {
         Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
         Err(_) => Err(ServiceError::Unavailable("this DataNode has too much to do".into())),
     }
@@ -240,7 +250,11 @@ fn limit_ids(ids: &[ChunkId], limit: usize) -> Result<(), ServiceError> {
 }
 
 /// Who may ask for what.
-fn authorise(role: Role, request: &DataRequest) -> Result<(), ServiceError> {
+fn authorise(peer: &Identity, request: &DataRequest) -> Result<(), ServiceError> {
+    let role = peer.role;
+    if peer.rights.read_only && matches!(request, DataRequest::Write(_)) {
+        return Err(ServiceError::Unauthorised("this certificate may only read".into()));
+    }
     let user = matches!(role, Role::Client | Role::Gateway);
     let (what, allowed) = match request {
         DataRequest::Write(_) => ("write chunks", user || role == Role::DataNode),

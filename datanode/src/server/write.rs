@@ -11,6 +11,7 @@ use quarry_common::wire::error::ServiceError;
 use quarry_datanode_client::Written;
 use quarry_net::transport::{RecvStream, TransportError};
 use std::array;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -28,11 +29,11 @@ const PIECE: usize = BLOCK_SIZE as usize;
 ///
 /// With one limit for all, two nodes full of writes that wait for each other would stand still. A write with fewer
 /// members behind it never waits for one with more, so here somebody can always go on.
-pub(super) struct Turns([Semaphore; PG_MEMBERS_MAX]);
+pub(super) struct Turns([Arc<Semaphore>; PG_MEMBERS_MAX]);
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(array::from_fn(|_| Semaphore::new(WRITES_MAX)))
+        Self(array::from_fn(|_| Arc::new(Semaphore::new(WRITES_MAX))))
     }
 }
 

@@ -18,6 +18,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use quarry_host::config::{self, ConfigError};
 use quarry_host::crashsafe;
+use quarry_host::disk::RealDisk;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -183,7 +184,7 @@ impl Users {
         let written = file.write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            crashsafe::rename_durable(&temporary, path)
+            crashsafe::rename_durable(&RealDisk, &temporary, path)
         });
         written.map_err(error)
     }

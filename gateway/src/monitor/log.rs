@@ -4,6 +4,7 @@
 
 use anyhow::Context;
 use quarry_host::crashsafe;
+use quarry_host::disk::RealDisk;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -106,7 +107,7 @@ impl State {
         if self.lines_in_file >= 2 * EVENTS_MAX {
             let lines: Vec<String> =
                 self.events.iter().filter_map(|e| serde_json::to_string(e).ok()).collect();
-            crashsafe::write_file(path, (lines.join("\n") + "\n").as_bytes())?;
+            crashsafe::write_file(&RealDisk, path, (lines.join("\n") + "\n").as_bytes())?;
             self.file = Some(File::options().append(true).open(path)?);
             self.lines_in_file = lines.len();
             return Ok(());

@@ -18,6 +18,7 @@ mod node_requests;
 mod nodes;
 mod opens;
 mod proposer;
+mod registrations;
 mod registry;
 mod requests;
 mod sessions;
@@ -223,8 +224,15 @@ impl Owner {
                 self.client(connection, introduction, request, reply)?;
             }
             Event::Gone { connection } => self.disconnected(connection),
-            Event::Node { node, request, reply } => self.node(node, request, reply)?,
-            Event::Heartbeat { node, heartbeat } => self.nodes.heard(node, heartbeat, self.now),
+            Event::Node { node, connection, request, reply } => {
+                self.node(node, connection, request, reply)?
+            }
+            Event::NodeGone { node, connection } => self.nodes.registrations.gone(node, connection),
+            Event::Heartbeat { node, connection, heartbeat } => {
+                if self.nodes.registrations.speaks_for(node, connection) {
+                    self.nodes.heard(node, heartbeat, self.now);
+                }
+            }
             Event::Ask(question) => question(self)?,
             Event::Propose { body, done } => self.propose_for(body, done),
         }

@@ -15,6 +15,7 @@ impl Owner {
     pub(super) fn node(
         &mut self,
         node: NodeId,
+        connection: u64,
         request: NodeRequest,
         reply: NodeReplier,
     ) -> Result<(), Fatal> {
@@ -24,6 +25,12 @@ impl Owner {
                 reply.send(Err(ServiceError::Unauthorised(why)));
             }
             NodeRequest::Register(register) => {
+                if let Err(why) = self.nodes.take_registration(node, connection, &register.address, self.now)
+                {
+                    tracing::warn!(%node, reason = why, "refused a DataNode");
+                    reply.send(Err(ServiceError::Unavailable(why)));
+                    return Ok(());
+                }
                 tracing::info!(%node, address = %register.address, "DataNode registers");
                 let body = Body::RegisterNode(register);
                 self.admit(Pending { body, waiter: Waiter::Register { reply } });

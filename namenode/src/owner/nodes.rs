@@ -1,5 +1,6 @@
 //! DataNodes as far as they are volatile: their heartbeats, and the table that clients cache.
 
+use super::registrations::Registrations;
 use quarry_common::ids::{Epoch, NodeId, PgId};
 use quarry_common::wire::cluster::{
     Group, GroupDigest, Heartbeat, MemberState, Node, NodeState, NodeStatus, Placement, Replication,
@@ -24,6 +25,8 @@ pub(crate) struct Nodes {
     records: Vec<NodeRecord>,
     groups: Vec<Group>,
     beats: BTreeMap<NodeId, Beat>,
+    /// The connection that speaks for each node.
+    pub(super) registrations: Registrations,
     placement: Placement,
     /// Members whose sync is complete, with the epoch in which it began.
     synced: BTreeSet<(PgId, Epoch, NodeId)>,
@@ -50,6 +53,7 @@ impl Nodes {
             records: Vec::new(),
             groups: Vec::new(),
             beats: BTreeMap::new(),
+            registrations: Registrations::default(),
             placement: Placement { version, ..Placement::default() },
             synced: BTreeSet::new(),
             policies: BTreeSet::new(),
@@ -92,6 +96,19 @@ impl Nodes {
 
     fn is_member(&self, pg: PgId, node: NodeId) -> bool {
         self.group(pg).is_some_and(|g| g.members.iter().any(|m| m.node == node))
+    }
+
+    /// A process registers as a node. Refused while another process, at another address, is heard under the same identity.
+    pub(crate) fn take_registration(
+        &mut self,
+        node: NodeId,
+        connection: u64,
+        address: &str,
+        now: Instant,
+    ) -> Result<(), String> {
+        let silence = self.beats.get(&node).map(|beat| now.saturating_duration_since(beat.at));
+        let is_heard = silence.is_some_and(|silence| silence < self.suspect_after);
+        self.registrations.take(node, connection, address, is_heard)
     }
 
     /// From now on nodes can be heard: the silence until now does not count.

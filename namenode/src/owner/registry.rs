@@ -85,6 +85,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Sessions that a certificate has.
+    pub(crate) fn sessions_of(&self, owner: &str) -> usize {
+        self.sessions.values().filter(|live| live.owner == owner).count()
+    }
+
     /// The session that a connection is bound to, if it has not ended; a request on it shows that its client lives.
     pub(crate) fn heard(&mut self, connection: u64, now: Instant) -> Option<SessionId> {
         let session = *self.connections.get(&connection)?;

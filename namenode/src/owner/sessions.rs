@@ -10,6 +10,9 @@ use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{ClientInfo, LeaseId, Lock, Losses, Reply};
 use quarry_namenode_core::{Body, Outcome};
 
+/// Sessions that one certificate may have. Those of clients that died count until they expire, so it is more than one certificate
+/// has connections.
+const SESSIONS_OF_ONE: usize = 256;
 /// Longest host name and purpose (a mount point, say) of a session.
 const TEXT_MAX: usize = 4096;
 
@@ -52,6 +55,11 @@ impl Owner {
         if info.host.len() > TEXT_MAX || info.purpose.len() > TEXT_MAX {
             let why = format!("host and purpose may have {TEXT_MAX} bytes");
             return reply.send(refusal(ServiceError::BadRequest(why)));
+        }
+        if self.registry.sessions_of(&introduction.owner) >= SESSIONS_OF_ONE {
+            let why = format!("certificate `{}` has {SESSIONS_OF_ONE} sessions", introduction.owner);
+            tracing::warn!(reason = why, "refused a session");
+            return reply.send(refusal(ServiceError::Unavailable(why)));
         }
         let body = Body::OpenSession { owner: introduction.owner.clone(), info };
         self.admit(Pending { body, waiter: Waiter::OpenSession { connection, introduction, reply } });

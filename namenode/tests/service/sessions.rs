@@ -4,7 +4,7 @@ use crate::bench::{Bench, DEADLINE, create, dial, eventually, file, unlink};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{NewNode, QueryReply};
-use quarry_common::wire::session::{Push, Reply, Request, Response};
+use quarry_common::wire::session::{ClientInfo, Push, Reply, Request, Response};
 use quarry_net::identity::Role;
 use quarry_net::rpc::{Observer, RpcClient, SessionProtocol};
 use std::sync::Arc;
@@ -145,5 +145,22 @@ async fn a_datanode_is_no_client_and_a_namenode_has_nothing_to_ask() {
     let gateway = dial(&bench.transport(Role::Gateway, "web"), &running).await;
     let gateway = RpcClient::<SessionProtocol>::start(gateway, Arc::new(Ignore)).await.unwrap();
     assert!(gateway.call(Request::ClusterStatus, DEADLINE).await.unwrap().result.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_certificate_has_so_many_sessions_and_others_get_theirs() {
+    const SESSIONS: usize = 256;
+    let bench = Bench::new();
+    let running = bench.start().await;
+    for _ in 0..SESSIONS {
+        // A client that dies at once: its session lives on until it expires.
+        bench.client(&running, "greedy").await.drop_connection();
+    }
+    let one_more = bench.connect(&running, "greedy").await;
+    let answer = one_more.ask(Request::OpenSession(ClientInfo::default())).await;
+    assert!(matches!(answer, Err(ServiceError::Unavailable(_))), "{answer:?}");
+    let other = bench.client(&running, "modest").await;
+    assert_eq!(other.status().await.sessions.len(), SESSIONS + 1);
     running.stop().await;
 }

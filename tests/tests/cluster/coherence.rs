@@ -27,6 +27,13 @@ fn two() -> (Cluster, Views) {
     (cluster, views)
 }
 
+/// Two views that are two mounts, also where all others are one.
+fn two_apart() -> (Cluster, Views) {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let views = Views::apart(&cluster, 2);
+    (cluster, views)
+}
+
 fn read_write(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
@@ -385,10 +392,7 @@ fn sees_the_change(views: &Views) {
 
 #[test]
 fn a_stopped_client_delays_a_change_by_its_leases_term_and_then_sees_it() {
-    let (_cluster, mut views) = two();
-    if same_mount() {
-        return; // One mount cannot be silent beside itself.
-    }
+    let (_cluster, mut views) = two_apart();
     change_beside_a_silent_client(&mut views, |mount| mount.process().signal(Signal::STOP));
     views.mount(1).process().signal(Signal::CONT);
     sees_the_change(&views);
@@ -398,10 +402,7 @@ fn a_stopped_client_delays_a_change_by_its_leases_term_and_then_sees_it() {
 
 #[test]
 fn a_killed_client_delays_a_change_by_its_leases_term() {
-    let (_cluster, mut views) = two();
-    if same_mount() {
-        return;
-    }
+    let (_cluster, mut views) = two_apart();
     change_beside_a_silent_client(&mut views, |mount| mount.process().kill());
     views.mount(1).crash_and_remount();
     sees_the_change(&views);

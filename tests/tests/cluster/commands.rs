@@ -4,6 +4,8 @@ use quarry_tests::Cluster;
 use quarry_tests::process::{Process, run_quarry, shell};
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs a command that must fail, and gives its message: one line, no panic.
 fn error(args: &[&str]) -> String {
@@ -152,4 +154,99 @@ fn mount_8_and_read_only() {
             cluster.client_config().display()
         ),
     );
+}
+
+/// Runs a tool on a cluster and gives its exit code and what it said on standard error.
+fn tool(args: &[&str], config: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(quarry_tests::process::quarry());
+    command.args(args).args(["--config", config]).env_remove("QUARRY_LOG").stdin(Stdio::null());
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn exit_codes_tell_unreachable_degraded_refused_and_wrong_use_apart() {
+    let mut cluster = Cluster::options().datanodes(2).replication("2").start();
+    let config = cluster.client_config().display().to_string();
+    let mount = cluster.mount();
+    fs::write(mount.path("f"), "x").unwrap();
+    for args in [&["status"][..], &["locate", "/f"], &["fsck"], &["status", "--json"]] {
+        assert_eq!(tool(args, &config), (Some(0), String::new()), "{args:?}: nothing is logged on success");
+    }
+    assert_eq!(tool(&["status", "--no-such-flag"], &config).0, Some(2));
+    assert_eq!(tool(&["status"], "/no/such/file").0, Some(2));
+    cluster.kill_datanode(2);
+    quarry_tests::eventually("its loss shows", Duration::from_secs(30), || {
+        tool(&["status"], &config).0 == Some(4)
+    });
+    let node = cluster.path("node.toml");
+    fs::write(
+        &node,
+        format!("namenode = \"{}\"\ncerts = \"certs/datanode-1\"\n", cluster.namenode_address()),
+    )
+    .unwrap();
+    let (code, why) = tool(&["status"], &node.display().to_string());
+    assert_eq!(code, Some(5), "{why}");
+    drop(mount);
+    cluster.kill_namenode();
+    for args in [&["status"][..], &["locate", "/f"], &["fsck"], &["watch", "/"]] {
+        let begun = Instant::now();
+        let (code, why) = tool(args, &config);
+        assert_eq!(code, Some(3), "{args:?}: {why}");
+        assert_eq!(why.matches("connection refused").count(), 1, "told once: {why}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{args:?} took {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_survived() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    fs::write(mount.path("f"), "x").unwrap();
+    let config = cluster.client_config().display().to_string();
+    let quarry = quarry_tests::process::quarry();
+    for tool in ["status", "status --json", "locate /f", "fsck", "fsck --json"] {
+        let script = format!(
+            "exec 3>&1; set +e; {{ '{}' {tool} --config '{config}' 2>&3; echo \"code $?\" >&3; }} | true",
+            quarry.display()
+        );
+        let said = shell(Path::new("/"), &script);
+        assert_eq!(said.trim(), "code 0", "{tool}: {said}");
+    }
+}
+
+#[test]
+fn locate_and_watch_take_paths_on_a_mount() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    shell(mount.root(), "mkdir -p a/b; echo x > 'a/b/f g'; sync 'a/b/f g'");
+    let config = cluster.client_config().display().to_string();
+    let quarry = quarry_tests::process::quarry();
+    let within =
+        shell(Path::new("/"), &format!("'{}' locate '/a/b/f g' --config '{config}'", quarry.display()));
+    let on_mount = shell(
+        &mount.path("a"),
+        &format!(
+            "'{0}' locate 'b/f g' --config '{config}'; '{0}' locate \"$PWD/b/f g\" --config '{config}'",
+            quarry.display()
+        ),
+    );
+    assert_eq!(on_mount, format!("{within}{within}"));
+    let (code, why) = tool(&["locate", "b/f g"], &config);
+    assert!(code == Some(2) && why.contains("neither on a mount"), "{why}");
+}
+
+#[test]
+fn names_of_clients_cannot_steer_the_terminal() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let path = cluster.path("mnt-\u{1b}]0;owned\u{7}\u{202e}");
+    fs::create_dir(&path).unwrap();
+    let config = cluster.client_config().display().to_string();
+    let path = path.display().to_string();
+    let _mount =
+        Process::start("mount", &["mount", &path, "--config", &config], &cluster.path("logs/odd.log"));
+    let output = run_quarry(&["status", "--all", "--config", &config]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("owned"), "the session is shown: {text}");
+    assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
 }

@@ -4,6 +4,7 @@ use quarry_tests::process::shell;
 use quarry_tests::tree::{assert_same, real_tree};
 use quarry_tests::{Cluster, eventually};
 use std::fs;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -38,22 +39,39 @@ fn copying_goes_on_when_a_node_dies_and_it_catches_up_later() {
 
 #[test]
 fn reading_goes_on_when_a_node_dies() {
+    const FILES: usize = 24;
+    /// The reader is past this file only when the node is dead: what follows is read without it.
+    const HALF: usize = FILES / 2;
     let mut cluster = Cluster::start();
     let mut mount = cluster.mount();
-    shell(
-        mount.root(),
-        "for i in $(seq 24); do head -c 5000000 /dev/urandom > f$i; done; cat f* | sha256sum > ../sum",
-    );
+    let content = |i: usize| -> Vec<u8> { (0..5_000_000).map(|at| (at * (i + 1) / 251) as u8).collect() };
+    for i in 0..FILES {
+        fs::write(mount.path(&format!("f{i}")), content(i)).unwrap();
+    }
+    // Nothing is cached, so that each file comes from the DataNodes.
     mount.remount();
-    let read = {
+    let (read, is_read) = mpsc::channel();
+    let (killed, is_killed) = mpsc::channel::<()>();
+    let reader = {
         let root = mount.root().to_path_buf();
-        std::thread::spawn(move || shell(&root, "for i in 1 2 3; do cat f* | sha256sum | cmp - ../sum; done"))
+        std::thread::spawn(move || {
+            for i in 0..FILES {
+                if i == HALF {
+                    is_killed.recv().expect("the node is killed");
+                }
+                let data = fs::read(root.join(format!("f{i}"))).expect("no error reaches the reader");
+                assert!(data == content(i), "file {i} differs");
+                let _ = read.send(());
+            }
+        })
     };
-    std::thread::sleep(Duration::from_millis(50));
+    // In the middle of the reading of the first half.
+    is_read.recv().expect("the reader has begun");
     cluster.kill_datanode(1);
-    read.join().expect("no error reaches the reader, no byte differs");
+    killed.send(()).expect("the reader is not through");
+    reader.join().expect("the reader reads all");
     mount.remount();
-    shell(mount.root(), "cat f* | sha256sum | cmp - ../sum");
+    assert!((0..FILES).all(|i| fs::read(mount.path(&format!("f{i}"))).unwrap() == content(i)));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Foreign certificates and wrong roles are refused, garbage does no harm.
 
-use quarry_tests::Cluster;
-use quarry_tests::process::{Process, run_quarry};
+use quarry_tests::process::{Process, run_quarry, shell};
+use quarry_tests::{Cluster, eventually};
 use std::fs;
 use std::net::UdpSocket;
+use std::time::Duration;
 
 fn refused(cluster: &Cluster, certs: &str) -> String {
     let config = cluster.path("other.toml");
@@ -79,4 +80,122 @@ fn garbage_on_the_ports_does_no_harm() {
     }
     fs::write(mount.path("f"), b"all is well").unwrap();
     assert_eq!(fs::read(mount.path("f")).unwrap(), b"all is well");
+}
+
+#[test]
+fn a_certificate_that_may_only_read_changes_nothing() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let writer = cluster.mount();
+    shell(writer.root(), "echo before > f; sync f");
+    cluster.certificate_into("reader", "client", "reader", &["--ro"]);
+    let config = cluster.config_of("reader");
+    let reader = cluster.mount_as(&config);
+    assert_eq!(fs::read_to_string(reader.path("f")).unwrap(), "before\n");
+    let write = |name: &str| fs::write(reader.path(name), "x").map_err(|e| e.raw_os_error());
+    assert_eq!(write("g"), Err(Some(libc::EROFS)));
+    // The mount is made writable by force: now the NameNode is asked, and refuses.
+    shell(reader.root(), "mount -o remount,rw .");
+    shell(
+        reader.root(),
+        "fails touch g; fails mkdir d; fails rm f; fails mv f g; fails chmod 600 f; fails ln f g; fails setfattr -n user.a -v b f",
+    );
+    shell(reader.root(), "fails bash -c 'echo x > f'; fails truncate -s 1 f");
+    assert_eq!(fs::read_to_string(writer.path("f")).unwrap(), "before\n");
+    shell(writer.root(), "echo after > f");
+    assert_eq!(fs::read_to_string(reader.path("f")).unwrap(), "after\n");
+}
+
+#[test]
+fn a_certificate_that_squashes_makes_files_of_its_user() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    for (name, squash, owners) in [
+        ("all", "all:1234:2345", ["1234:2345", "1234:2345"]),
+        ("root", "root:1234:2345", ["1234:2345", "77:88"]),
+    ] {
+        cluster.certificate_into(name, "client", name, &["--squash", squash]);
+        let mount = cluster.mount_as(&cluster.config_of(name));
+        shell(mount.root(), &format!("mkdir {name}; chmod 777 {name}; touch {name}/f; chown 0:0 {name}/f"));
+        shell(&mount.path(name), "setpriv --reuid=77 --regid=88 --clear-groups touch g || true");
+        assert_eq!(shell(&mount.path(name), "stat -c %u:%g f").trim(), owners[0], "{name}");
+        assert_eq!(shell(&mount.path(name), "stat -c %u:%g g").trim(), owners[1], "{name}");
+    }
+}
+
+#[test]
+fn only_administrators_may_strain_the_cluster() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    cluster.certificate_into("plain", "client", "plain", &[]);
+    let plain = cluster.config_of("plain").display().to_string();
+    let output = run_quarry(&["fsck", "--deep", "--config", &plain]);
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(5) && why.contains("administrator"), "{:?}: {why}", output.status);
+    assert!(run_quarry(&["fsck", "--config", &plain]).status.success());
+    cluster.assert_sound(true);
+}
+
+#[test]
+fn a_revoked_certificate_is_cut_off_and_others_go_on() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    cluster.certificate_into("lost", "client", "lost", &[]);
+    let lost = cluster.config_of("lost").display().to_string();
+    let (mount, stolen) = (cluster.mount(), cluster.mount_with(&["-o", "soft,timeo=3"]));
+    drop(stolen);
+    let stolen = cluster.mount_as(&cluster.config_of("lost"));
+    fs::write(stolen.path("f"), "x").unwrap();
+    assert!(run_quarry(&["status", "--config", &lost]).status.success());
+    let ca = cluster.path("ca").display().to_string();
+    let list: serde_json::Value =
+        serde_json::from_slice(&run_quarry(&["cert", "list", &ca, "--json"]).stdout).unwrap();
+    let serial = list.as_array().unwrap().iter().find(|c| c["id"] == "lost").unwrap()["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(!run_quarry(&["cert", "revoke", &ca, "--serial", "00ff"]).status.success());
+    assert!(run_quarry(&["cert", "revoke", &ca, "--serial", &serial]).status.success());
+    for server in ["namenode-1", "datanode-1"] {
+        fs::copy(cluster.path("ca/crl.pem"), cluster.path(&format!("certs/{server}/crl.pem"))).unwrap();
+    }
+    cluster.namenode().signal(rustix::process::Signal::HUP);
+    cluster.datanode(1).signal(rustix::process::Signal::HUP);
+    eventually("it is refused", Duration::from_secs(20), || {
+        run_quarry(&["status", "--config", &lost]).status.code() == Some(5)
+    });
+    eventually("its mount is cut off", Duration::from_secs(20), || {
+        let status = cluster.status();
+        let sessions = status["sessions"].as_array().unwrap().clone();
+        sessions
+            .iter()
+            .filter(|s| s["client"].as_str().unwrap().contains("lost"))
+            .all(|s| s["idle_ms"].as_u64() > Some(2_000))
+    });
+    fs::write(mount.path("g"), "y").unwrap();
+    assert_eq!(fs::read(mount.path("g")).unwrap(), b"y");
+    cluster.wait_healthy();
+    // Whatever the stolen mount still holds is given up with its process.
+    let mut stolen = stolen;
+    stolen.process().kill();
+}
+
+#[test]
+fn a_certificate_is_exchanged_while_its_server_serves() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mount = cluster.mount();
+    fs::write(mount.path("f"), "x").unwrap();
+    cluster.certificate_into("next", "namenode", "1", &["--days", "30"]);
+    for file in ["cert.pem", "key.pem"] {
+        fs::rename(
+            cluster.path(&format!("certs/next/{file}")),
+            cluster.path(&format!("certs/namenode-1/{file}")),
+        )
+        .unwrap();
+    }
+    let pid = cluster.namenode().pid();
+    cluster.namenode().signal(rustix::process::Signal::HUP);
+    eventually("it is read", Duration::from_secs(10), || {
+        cluster.namenode().log_end(20).contains("read anew")
+    });
+    assert!(cluster.status()["files"].as_u64() == Some(1), "new connections are taken");
+    fs::write(mount.path("g"), "old connections go on").unwrap();
+    assert_eq!(cluster.namenode().pid(), pid);
+    assert!(cluster.namenode().exited().is_none());
 }

@@ -101,3 +101,47 @@ fn nothing_is_left_when_it_is_killed() {
     assert_eq!(fs::read_to_string(up.mountpoint().join("f")).unwrap(), "kept");
     up.stop();
 }
+
+#[test]
+fn a_bad_mountpoint_is_found_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("c");
+    fs::create_dir(dir.path().join("full")).unwrap();
+    fs::write(dir.path().join("full/thesis.tex"), "x").unwrap();
+    for (mountpoint, why) in
+        [("none", "no such directory"), ("full", "--over"), ("full/thesis.tex", "not a directory")]
+    {
+        let mountpoint = dir.path().join(mountpoint).display().to_string();
+        let output = run_quarry(&["up", &cluster.display().to_string(), "--mount", &mountpoint]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(why), "{mountpoint}: {text}");
+        assert!(!cluster.exists());
+    }
+}
+
+#[test]
+fn a_mount_over_a_full_directory_hides_it_and_gives_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("mnt")).unwrap();
+    fs::write(dir.path().join("mnt/thesis.tex"), "x").unwrap();
+    let up = Up::start(dir, &["--datanodes", "1", "--replication", "1", "--over"]);
+    assert_eq!(fs::read_dir(up.mountpoint()).unwrap().count(), 0);
+    let dir = up.stop();
+    assert_eq!(fs::read_to_string(dir.path().join("mnt/thesis.tex")).unwrap(), "x");
+}
+
+#[test]
+fn a_folder_that_is_half_deleted_keeps_its_data_and_says_what_is_missing() {
+    let up = Up::start(tempfile::tempdir().unwrap(), &["--datanodes", "1", "--replication", "1"]);
+    shell(&up.mountpoint(), "echo kept > f; sync f");
+    let dir = up.stop();
+    let (settings, saved) = (dir.path().join("c/cluster.toml"), dir.path().join("saved"));
+    fs::rename(&settings, &saved).unwrap();
+    let output = run_quarry(&["up", &dir.path().join("c").display().to_string()]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("cluster.toml is missing"), "{text}");
+    fs::rename(&saved, &settings).unwrap();
+    let up = Up::start(dir, &[]);
+    assert_eq!(fs::read_to_string(up.mountpoint().join("f")).unwrap(), "kept\n");
+    up.stop();
+}

@@ -9,23 +9,33 @@
 //!     logs/  run/             a log and a pid file for each part
 //! ```
 
-use super::checked_count;
+use super::ports::Ports;
+use super::{checked_count, state};
 use crate::options::read_file;
 use anyhow::{Context, bail};
 use quarry_common::wire::cluster::Replication;
-use quarry_host::crashsafe;
 use quarry_host::disk::RealDisk;
-use quarry_net::identity::{self, Role};
+use quarry_host::{crashsafe, private};
+use quarry_net::identity::{self, Rights, Role, Subject};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 /// More DataNodes on one machine make no sense.
 pub(super) const DATANODES_MAX: u32 = 32;
 const DATANODES_DEFAULT: u32 = 3;
-const HOST: &str = "127.0.0.1";
+pub(super) const HOST: &str = "127.0.0.1";
+
+/// Version of this layout.
+const FORMAT: u32 = 1;
+/// Free space without which a new cluster is not begun: for the NameNode's log and database, and for each DataNode.
+const NAMENODE_BYTES: u64 = 64 << 20;
+const DATANODE_BYTES: u64 = 16 << 20;
+
+/// The authority is in the same folder, so an earlier end would protect nothing.
+const CERTIFICATE_DAYS: u32 = 3650;
 /// The port that the gateway of the first cluster of a machine gets.
 const GATEWAY_PORT: u16 = 8080;
 
@@ -33,6 +43,7 @@ const GATEWAY_PORT: u16 = 8080;
 #[derive(Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Settings {
+    format: u32,
     name: String,
     replication: String,
     namenode_port: u16,
@@ -40,6 +51,12 @@ struct Settings {
     /// 0 before the gateway was started for the first time.
     #[serde(default)]
     gateway_port: u16,
+}
+
+/// The part of `cluster.toml` that every version has.
+#[derive(Deserialize, Default)]
+struct Version {
+    format: Option<u32>,
 }
 
 /// The directory of a cluster, locked for this process.
@@ -58,20 +75,27 @@ impl Layout {
         replication: Option<Replication>,
     ) -> anyhow::Result<Self> {
         let datanodes = datanodes.map(checked_count).transpose()?;
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        private::refuse_link(dir)?;
+        private::open_folder(dir)?;
         let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
         let lock = lock(&dir)?;
+        state::refuse_planted(&dir)?;
         if dir.join("cluster.toml").exists() {
-            let (settings, _) = read_file(Some(&dir.join("cluster.toml")))?;
+            let settings = read_settings(&dir)?;
             let mut layout = Self { dir, settings, _lock: lock };
             layout.check(name, replication)?;
+            state::refuse_damaged(&layout)?;
             if let Some(wanted) = datanodes {
                 layout.grow(wanted)?;
             }
             return Ok(layout);
         }
-        refuse_foreign(&dir)?;
+        state::refuse_foreign(&dir)?;
+        state::refuse_orphaned(&dir)?;
+        let count = datanodes.unwrap_or(DATANODES_DEFAULT);
+        state::refuse_small(&dir, NAMENODE_BYTES + DATANODE_BYTES * u64::from(count))?;
         let settings = Settings {
+            format: FORMAT,
             name: name.unwrap_or("quarry").to_owned(),
             replication: replication.unwrap_or(Replication::Factor(3)).to_string(),
             namenode_port: 0,
@@ -79,7 +103,7 @@ impl Layout {
             gateway_port: 0,
         };
         let mut layout = Self { dir, settings, _lock: lock };
-        layout.make(datanodes.unwrap_or(DATANODES_DEFAULT))?;
+        layout.make(count)?;
         Ok(layout)
     }
 
@@ -147,6 +171,20 @@ impl Layout {
         self.dir.join("run")
     }
 
+    /// The certificates of the cluster's parts, each in a folder of its own.
+    pub(super) fn certificates(&self) -> Vec<(Role, String)> {
+        let datanodes = (1..=self.datanodes()).map(|n| (Role::DataNode, n.to_string()));
+        [(Role::NameNode, "1".to_owned()), (Role::Client, "local".to_owned())]
+            .into_iter()
+            .chain(datanodes)
+            .collect()
+    }
+
+    /// Where a certificate is.
+    pub(super) fn certificate_folder(&self, role: Role, id: &str) -> PathBuf {
+        self.dir.join("certs").join(format!("{role}-{id}"))
+    }
+
     fn make(&mut self, datanodes: u32) -> anyhow::Result<()> {
         let ca = self.dir.join("ca");
         if ca.exists() {
@@ -155,10 +193,10 @@ impl Layout {
             let _ = std::fs::remove_dir_all(self.dir.join("certs"));
         }
         identity::init_ca(&ca, &self.settings.name)?;
-        for dir in ["logs", "run", "namenode"] {
-            std::fs::create_dir_all(self.dir.join(dir)).with_context(|| format!("cannot make {dir}"))?;
+        for dir in ["logs", "run", "namenode", "certs"] {
+            private::open_folder(&self.dir.join(dir))?;
         }
-        let mut ports = Ports::default();
+        let mut ports = Ports::besides(Vec::new());
         self.settings.namenode_port = ports.take()?;
         self.certificate(Role::NameNode, "1")?;
         self.certificate(Role::Client, "local")?;
@@ -182,8 +220,7 @@ impl Layout {
             self.settings.datanode_ports.push(ports.take()?);
             self.certificate(Role::DataNode, &number.to_string())?;
             let config = self.datanode_config(number);
-            std::fs::create_dir_all(self.dir.join(format!("datanode-{number}")))
-                .context("cannot make a data directory")?;
+            private::open_folder(&self.dir.join(format!("datanode-{number}")))?;
             self.write(
                 &config,
                 &format!(
@@ -205,7 +242,9 @@ impl Layout {
             );
         }
         if wanted > self.datanodes() {
-            self.add_datanodes(wanted, &mut Ports::default())?;
+            let mut taken = self.settings.datanode_ports.clone();
+            taken.push(self.settings.namenode_port);
+            self.add_datanodes(wanted, &mut Ports::besides(taken))?;
         }
         Ok(())
     }
@@ -229,19 +268,35 @@ impl Layout {
     }
 
     fn certificate(&self, role: Role, id: &str) -> anyhow::Result<()> {
-        let out = self.dir.join("certs").join(format!("{role}-{id}"));
+        let out = self.certificate_folder(role, id);
         if out.exists() {
             // Left over from a start that was cut off before the ports were recorded.
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
         }
         let hosts = [HOST.to_owned(), "localhost".to_owned()];
-        identity::issue(&self.dir.join("ca"), role, id, &hosts, &out)?;
+        let rights = Rights { admin: role == Role::Client, ..Rights::default() };
+        let subject = Subject { role, id, hosts: &hosts, rights, days: CERTIFICATE_DAYS };
+        identity::issue_to(&self.dir.join("ca"), &subject, &out)?;
         Ok(())
     }
 
     fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         crashsafe::write_file(&RealDisk, path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn read_settings(dir: &Path) -> anyhow::Result<Settings> {
+    let path = dir.join("cluster.toml");
+    let (Version { format }, _) = read_file(Some(&path))?;
+    match format {
+        Some(FORMAT) => Ok(read_file(Some(&path))?.0),
+        Some(other) => bail!(
+            "{} was made by another version of Quarry: it has format {other}, this version reads {FORMAT}; start it with the \
+             version that made it",
+            dir.display()
+        ),
+        None => bail!("{} says no format: it is not of `quarry up`, or damaged", path.display()),
     }
 }
 
@@ -256,36 +311,6 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow::anyhow!("another `quarry up` runs on {}; stop it first", dir.display()))?;
     Ok(file)
-}
-
-/// A directory with things of others is no place for a new cluster.
-fn refuse_foreign(dir: &Path) -> anyhow::Result<()> {
-    const OURS: [&str; 8] = ["lock", "ca", "certs", "logs", "run", "namenode", "gateway", "client.toml"];
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let name = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
-        let ours = name.to_str().is_some_and(|n| OURS.contains(&n) || n.starts_with("datanode-"));
-        if !ours {
-            bail!(
-                "{} is not empty and holds no cluster (there is {}); choose another directory",
-                dir.display(),
-                name.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Hands out free UDP ports; the sockets stay open until all are chosen, so that none comes twice.
-#[derive(Default)]
-struct Ports(Vec<UdpSocket>);
-
-impl Ports {
-    fn take(&mut self) -> anyhow::Result<u16> {
-        let socket = UdpSocket::bind((HOST, 0)).context("no free UDP port")?;
-        let port = socket.local_addr().context("no free UDP port")?.port();
-        self.0.push(socket);
-        Ok(port)
-    }
 }
 
 #[cfg(test)]
@@ -338,6 +363,80 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         identity::init_ca(&dir.path().join("ca"), "quarry").unwrap();
         assert_eq!(Layout::open_or_make(dir.path(), None, Some(1), None).unwrap().datanodes(), 1);
+    }
+
+    #[test]
+    fn what_is_half_deleted_is_refused_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Layout::open_or_make(dir.path(), None, None, None);
+        drop(Layout::open_or_make(dir.path(), None, Some(1), None).unwrap());
+        std::fs::create_dir_all(dir.path().join("namenode/data")).unwrap();
+        std::fs::create_dir_all(dir.path().join("datanode-1/data")).unwrap();
+        std::fs::write(dir.path().join("namenode/data/namenode.toml"), "").unwrap();
+        drop(open().unwrap());
+        for lost in [
+            "cluster.toml",
+            "ca/ca.key",
+            "certs/datanode-1/key.pem",
+            "certs/client-local/cert.pem",
+            "client.toml",
+            "namenode/namenode.toml",
+            "datanode-1/datanode.toml",
+            "namenode/data",
+        ] {
+            std::fs::rename(dir.path().join(lost), dir.path().join("lock.saved")).unwrap();
+            let away = tempfile::tempdir().unwrap();
+            let saved = away.path().join("x");
+            std::fs::rename(dir.path().join("lock.saved"), &saved).unwrap();
+            let why = message(open());
+            assert!(why.contains(lost), "{lost}: {why}");
+            assert_eq!(message(open()), why, "nothing was made");
+            std::fs::rename(saved, dir.path().join(lost)).unwrap();
+        }
+        drop(open().unwrap());
+    }
+
+    #[test]
+    fn folders_of_other_versions_and_clusters_are_refused() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(Layout::open_or_make(dir.path(), None, Some(1), None).unwrap());
+        drop(Layout::open_or_make(other.path(), None, Some(1), None).unwrap());
+        let settings = dir.path().join("cluster.toml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, text.replace("format = 1", "format = 2\nnew = 1")).unwrap();
+        let why = message(Layout::open_or_make(dir.path(), None, None, None));
+        assert!(why.contains("format 2"), "{why}");
+        std::fs::write(&settings, text).unwrap();
+        // The authority of another cluster, of the same name, signs nothing that this one's parts accept.
+        for file in ["ca.pem", "ca.key"] {
+            std::fs::copy(other.path().join("ca").join(file), dir.path().join("ca").join(file)).unwrap();
+        }
+        let why = message(Layout::open_or_make(dir.path(), None, None, None));
+        assert!(why.contains("another authority"), "{why}");
+    }
+
+    #[test]
+    fn planted_links_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("certs")).unwrap();
+        assert!(message(Layout::open_or_make(dir.path(), None, None, None)).contains("symbolic link"));
+        let link = elsewhere.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(message(Layout::open_or_make(&link, None, None, None)).contains("symbolic link"));
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "nothing was written there");
+    }
+
+    #[test]
+    fn ports_are_outside_the_range_of_outgoing_connections() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open_or_make(dir.path(), None, Some(3), None).unwrap();
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let range: Vec<u16> = range.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let all = layout.settings.datanode_ports.iter().chain([&layout.settings.namenode_port]);
+        for port in all {
+            assert!(!(range[0]..=range[1]).contains(port), "{port} in {range:?}");
+        }
     }
 
     #[test]

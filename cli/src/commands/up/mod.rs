@@ -2,13 +2,17 @@
 
 mod layout;
 mod parts;
+mod ports;
+mod state;
 
 use super::block_on;
+use crate::output::{complain, say};
 use anyhow::{Context, bail};
 use clap::Args;
 use layout::Layout;
 use parts::Part;
 use quarry_common::wire::cluster::Replication;
+use quarry_mount::options::MountOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +48,9 @@ pub(crate) struct Up {
     /// Do not start the gateway: no dashboard, no file API.
     #[arg(long)]
     no_gateway: bool,
+    /// Mount over a directory that is not empty: what is in it cannot be seen meanwhile.
+    #[arg(long, requires = "mount")]
+    over: bool,
     /// Mount options as of `quarry mount -o`.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -51,7 +58,12 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn run(self, log: &str, log_json: bool) -> anyhow::Result<()> {
-        quarry_mount::options::MountOptions::parse(self.options.iter().map(String::as_str))?;
+        let mut options = MountOptions::parse(self.options.iter().map(String::as_str))?;
+        options.over |= self.over;
+        if let Some(mountpoint) = &self.mount {
+            // Before anything is made.
+            block_on(async { Ok(quarry_mount::check_mountpoint(mountpoint, options.over).await?) })?;
+        }
         let mut layout =
             Layout::open_or_make(&self.dir, self.name.as_deref(), self.datanodes, self.replication)?;
         let log_args = if log_json { vec!["--log", log, "--log-json"] } else { vec!["--log", log] };
@@ -59,7 +71,9 @@ impl Up {
         servers.extend((1..=layout.datanodes()).map(|n| Part::datanode(&layout, n, &log_args)));
         let gateway = (!self.no_gateway).then(|| layout.prepare_gateway()).transpose()?;
         let gateway = gateway.map(|listen| Part::gateway(&layout, &listen, &log_args));
-        let mount = self.mount.as_ref().map(|m| Part::mount(&layout, m, &self.options, &log_args));
+        let mut given = self.options.clone();
+        given.extend(self.over.then(|| "nonempty".to_owned()));
+        let mount = self.mount.as_ref().map(|m| Part::mount(&layout, m, &given, &log_args));
         let clients = gateway.into_iter().chain(mount).collect();
         block_on(async {
             let mut all = servers;
@@ -109,13 +123,13 @@ async fn serve(layout: &Layout, servers: &mut Vec<Part>, clients: Vec<Part>) -> 
                 _ = again.recv() => {
                     for part in &mut parts {
                         if let Err(error) = part.start_if_dead(START_TIMEOUT).await {
-                            eprintln!("quarry: {error:#}");
+                            complain(format_args!("quarry: {error:#}"));
                         }
                     }
                 }
             }
         }
-        println!("stopping");
+        say(format_args!("stopping"));
     }
     // First the clients, while there is a cluster to take their changes.
     for part in parts.iter_mut().filter(|p| p.is_client()) {
@@ -135,18 +149,21 @@ async fn serve(layout: &Layout, servers: &mut Vec<Part>, clients: Vec<Part>) -> 
 struct Stopped;
 
 fn announce(layout: &Layout, parts: &[Part]) {
-    println!("Cluster `{}` in {}", layout.name(), layout.dir().display());
+    say(format_args!("Cluster `{}` in {}", layout.name(), layout.dir().display()));
     for part in parts {
-        println!("  {part}");
+        say(format_args!("  {part}"));
     }
     for gateway in parts.iter().filter(|p| p.is_gateway()) {
-        println!("Dashboard and files: {} (no login: everybody on this machine may use it)", gateway.place());
+        say(format_args!(
+            "Dashboard and files: {} (no login: everybody on this machine may use it)",
+            gateway.place()
+        ));
     }
     let config = layout.client_config().display().to_string();
-    println!("Mount it elsewhere:  quarry mount MOUNTPOINT --config {config}");
-    println!("See how it is:       quarry status --config {config}");
-    println!("Logs:                {}", layout.logs().display());
-    println!("Running. Ctrl-C stops everything.");
+    say(format_args!("Mount it elsewhere:  quarry mount MOUNTPOINT --config {config}"));
+    say(format_args!("See how it is:       quarry status --config {config}"));
+    say(format_args!("Logs:                {}", layout.logs().display()));
+    say(format_args!("Running. Ctrl-C stops everything."));
 }
 
 /// Checked before anything is made: a cluster needs at least one DataNode.

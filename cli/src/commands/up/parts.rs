@@ -1,6 +1,7 @@
 //! The processes that `quarry up` looks after.
 
 use super::layout::Layout;
+use crate::output::{complain, say};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::ffi::OsString;
@@ -132,7 +133,7 @@ impl Part {
             return Ok(());
         }
         self.start(timeout).await?;
-        println!("started again: {self}");
+        say(format_args!("started again: {self}"));
         Ok(())
     }
 
@@ -140,7 +141,7 @@ impl Part {
     pub(super) fn notice_end(&mut self) {
         let ended = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten());
         if let Some(status) = ended {
-            println!("{} ended: {}; SIGHUP starts it again", self.name, describe(status));
+            say(format_args!("{} ended: {}; SIGHUP starts it again", self.name, describe(status)));
             self.forget();
         }
     }
@@ -154,7 +155,7 @@ impl Part {
     pub(super) async fn wait(&mut self, timeout: Duration) {
         let Some(child) = &mut self.child else { return };
         if tokio::time::timeout(timeout, child.wait()).await.is_err() {
-            eprintln!("quarry: {} does not end by itself; killing it", self.name);
+            complain(format_args!("quarry: {} does not end by itself; killing it", self.name));
             let _ = child.kill().await;
         }
         self.forget();

@@ -1,8 +1,8 @@
 //! The cluster's certificate authority.
 
-use super::{CertPaths, Identity, IdentityError, Role, identity_of};
-use quarry_host::crashsafe;
+use super::{CertPaths, Identity, IdentityError, Rights, Role, identity_of, revocation};
 use quarry_host::disk::RealDisk;
+use quarry_host::{crashsafe, private};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -17,9 +17,9 @@ use std::path::Path;
 use time::{Duration, OffsetDateTime};
 
 /// Clocks of machines differ: certificates are valid from a little before they are made.
-const CLOCK_SKEW: Duration = Duration::days(1);
+pub(super) const CLOCK_SKEW: Duration = Duration::days(1);
 /// Certificates are renewed by hand, so they last.
-const VALID: Duration = Duration::days(3650);
+pub(super) const DAYS: u32 = 3650;
 /// The authority outlives what it issues.
 const CA_VALID: Duration = Duration::days(7300);
 const CA_CERT: &str = "ca.pem";
@@ -35,7 +35,7 @@ pub fn init_ca(dir: &Path, cluster: &str) -> Result<(), IdentityError> {
     for name in [CA_CERT, CA_KEY] {
         refuse_existing(&dir.join(name))?;
     }
-    fs::create_dir_all(dir).map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
+    private::make_folder(dir)?;
     let key = new_key();
     let mut params = params(CA_VALID);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -47,10 +47,25 @@ pub fn init_ca(dir: &Path, cluster: &str) -> Result<(), IdentityError> {
     write(&dir.join(CA_CERT), cert.pem().as_bytes())
 }
 
-/// Issues a certificate: `out/ca.pem`, `out/cert.pem`, `out/key.pem`. `hosts` are names and addresses of its owner.
+/// Whom a certificate is for.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// Role.
+    pub role: Role,
+    /// Id within the role.
+    pub id: &'a str,
+    /// Names and addresses of its host.
+    pub hosts: &'a [String],
+    /// What it may do.
+    pub rights: Rights,
+    /// Days until it expires.
+    pub days: u32,
+}
+
+/// Issues a certificate without special rights. See [`issue_to`].
 ///
 /// # Errors
-/// When a name is not allowed, `dir` holds no authority, or a file exists or cannot be written.
+/// Those of [`issue_to`].
 pub fn issue(
     dir: &Path,
     role: Role,
@@ -58,18 +73,22 @@ pub fn issue(
     hosts: &[String],
     out: &Path,
 ) -> Result<CertPaths, IdentityError> {
-    let ca_pem = read(&dir.join(CA_CERT))?;
-    let invalid = |name: &str, reason: String| IdentityError::Invalid { path: dir.join(name), reason };
-    let cluster = cluster_of(&ca_pem).map_err(|reason| invalid(CA_CERT, reason))?;
-    let identity = Identity::new(&cluster, role, id)?;
-    let ca_key = KeyPair::from_pem(&read(&dir.join(CA_KEY))?).map_err(|e| invalid(CA_KEY, e.to_string()))?;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|e| invalid(CA_CERT, e.to_string()))?;
+    issue_to(dir, &Subject { role, id, hosts, rights: Rights::default(), days: DAYS }, out)
+}
 
+/// Issues a certificate: `out/ca.pem`, `out/cert.pem`, `out/key.pem`.
+///
+/// # Errors
+/// When a name is not allowed, `dir` holds no authority, or a file exists or cannot be written.
+pub fn issue_to(dir: &Path, subject: &Subject<'_>, out: &Path) -> Result<CertPaths, IdentityError> {
+    let &Subject { role, id, hosts, rights, days } = subject;
+    let authority = Authority::open(dir)?;
+    let identity = Identity::new(&authority.cluster, role, id)?.with_rights(rights)?;
     let paths = CertPaths { ca: out.join(CA_CERT), cert: out.join("cert.pem"), key: out.join("key.pem") };
     for path in [&paths.ca, &paths.cert, &paths.key] {
         refuse_existing(path)?;
     }
-    let mut params = params(VALID);
+    let mut params = params(Duration::days(days.into()));
     params.distinguished_name.push(DnType::CommonName, identity.to_string());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -77,7 +96,7 @@ pub fn issue(
     params.subject_alt_names = vec![SanType::URI(ascii(&identity.to_string())?)];
     if role.is_server() {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        let name = Identity::server_name(&cluster, role);
+        let name = Identity::server_name(&authority.cluster, role);
         params.subject_alt_names.push(SanType::DnsName(ascii(&name)?));
     }
     for host in hosts {
@@ -85,15 +104,40 @@ pub fn issue(
     }
     let key = new_key();
     let cert = params
-        .signed_by(&key, &issuer)
+        .signed_by(&key, &authority.issuer)
         .map_err(|e| IdentityError::Name(format!("no certificate can be made for {identity}: {e}")))?;
-    fs::create_dir_all(out).map_err(|source| IdentityError::File { path: out.to_owned(), source })?;
+    private::make_folder(out)?;
     write_key(&paths.key, &key)?;
-    write(&paths.ca, ca_pem.as_bytes())?;
+    write(&paths.ca, authority.pem.as_bytes())?;
     write(&paths.cert, cert.pem().as_bytes())?;
+    // The folder may be new, and what was revoked before counts for it as well.
+    let list = dir.join(revocation::CRL);
+    if list.exists() {
+        write(&out.join(revocation::CRL), read(&list)?.as_bytes())?;
+    }
+    revocation::record(dir, cert.der(), &cert.pem())?;
     // What the certificate says must be what its readers will understand.
     debug_assert_eq!(identity_of(cert.der()).ok().as_ref(), Some(&identity));
     Ok(paths)
+}
+
+/// An authority that is ready to sign.
+pub(super) struct Authority {
+    cluster: String,
+    pem: String,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(super) fn open(dir: &Path) -> Result<Self, IdentityError> {
+        let pem = read(&dir.join(CA_CERT))?;
+        let invalid = |name: &str, reason: String| IdentityError::Invalid { path: dir.join(name), reason };
+        let cluster = cluster_of(&pem).map_err(|reason| invalid(CA_CERT, reason))?;
+        private::check_key(&dir.join(CA_KEY))?;
+        let key = KeyPair::from_pem(&read(&dir.join(CA_KEY))?).map_err(|e| invalid(CA_KEY, e.to_string()))?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| invalid(CA_CERT, e.to_string()))?;
+        Ok(Self { cluster, pem, issuer })
+    }
 }
 
 fn params(valid: Duration) -> CertificateParams {
@@ -134,17 +178,17 @@ fn refuse_existing(path: &Path) -> Result<(), IdentityError> {
 }
 
 fn read(path: &Path) -> Result<String, IdentityError> {
-    fs::read_to_string(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|error| IdentityError::File { path: path.to_owned(), error })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     crashsafe::write_file(&RealDisk, path, bytes)
-        .map_err(|source| IdentityError::File { path: path.to_owned(), source })
+        .map_err(|error| IdentityError::File { path: path.to_owned(), error })
 }
 
 /// A key nobody else may read, from its first byte on.
 fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError> {
-    let file_error = |source| IdentityError::File { path: path.to_owned(), source };
+    let file_error = |error| IdentityError::File { path: path.to_owned(), error };
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(file_error)?;
     file.write_all(key.serialize_pem().as_bytes()).map_err(file_error)?;

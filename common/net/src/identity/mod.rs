@@ -2,11 +2,16 @@
 
 mod ca;
 mod credentials;
+mod revocation;
+mod rights;
 
-pub use ca::{init_ca, issue};
+pub use ca::{Subject, init_ca, issue, issue_to};
 pub use credentials::identity_of;
 pub use credentials::{CertPaths, Credentials};
+pub use revocation::{Issued, issued, revoke};
+pub use rights::{Rights, Squash};
 
+use quarry_host::private::PrivateError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -57,7 +62,7 @@ impl FromStr for Role {
     }
 }
 
-/// The identity in a certificate, written as the URI `quarry://<cluster>/<role>/<id>`.
+/// The identity in a certificate, written as the URI `quarry://<cluster>/<role>/<id>[?<rights>]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// Cluster name: 1 to 63 of `a-z`, `0-9` and `-`.
@@ -66,6 +71,8 @@ pub struct Identity {
     pub role: Role,
     /// A number for servers, any name of `a-z`, `0-9`, `-`, `.` for clients.
     pub id: String,
+    /// What it may do; servers have no rights of their own.
+    pub rights: Rights,
 }
 
 const SCHEME: &str = "quarry://";
@@ -98,7 +105,18 @@ impl Identity {
                 "id `{id}`: it must be 1 to {LABEL_MAX} of a-z, 0-9, - and ."
             )));
         }
-        Ok(Self { cluster: cluster.to_owned(), role, id: id.to_owned() })
+        Ok(Self { cluster: cluster.to_owned(), role, id: id.to_owned(), rights: Rights::default() })
+    }
+
+    /// The same with rights.
+    ///
+    /// # Errors
+    /// When the role is that of a server, whose rights follow from the role.
+    pub fn with_rights(self, rights: Rights) -> Result<Self, IdentityError> {
+        if self.role.is_server() && !rights.is_default() {
+            return Err(IdentityError::Name(format!("a {} has no rights to give or take", self.role)));
+        }
+        Ok(Self { rights, ..self })
     }
 
     /// The DNS name in every server's certificate, by which TLS checks that a server has this role in this
@@ -110,7 +128,8 @@ impl Identity {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}{}/{}/{}", self.cluster, self.role, self.id)
+        write!(f, "{SCHEME}{}/{}/{}", self.cluster, self.role, self.id)?;
+        if self.rights.is_default() { Ok(()) } else { write!(f, "?{}", self.rights) }
     }
 }
 
@@ -119,13 +138,18 @@ impl FromStr for Identity {
 
     fn from_str(s: &str) -> Result<Self, IdentityError> {
         let bad = || IdentityError::Name(format!("`{s}` is no identity: quarry://CLUSTER/ROLE/ID"));
-        let mut parts = s.strip_prefix(SCHEME).ok_or_else(bad)?.split('/');
+        let whole = s.strip_prefix(SCHEME).ok_or_else(bad)?;
+        let (name, rights) = match whole.split_once('?') {
+            Some((name, rights)) => (name, rights.parse()?),
+            None => (whole, Rights::default()),
+        };
+        let mut parts = name.split('/');
         let (Some(cluster), Some(role), Some(id), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(bad());
         };
-        Self::new(cluster, role.parse().map_err(|_| bad())?, id)
+        Self::new(cluster, role.parse().map_err(|_| bad())?, id)?.with_rights(rights)
     }
 }
 
@@ -136,16 +160,27 @@ pub enum IdentityError {
     #[error("{0}")]
     Name(String),
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
+    /// A key or its folder is open to other users.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// A file that must not be overwritten.
     #[error("{} exists already and is not overwritten", .0.display())]
     Exists(PathBuf),
+    /// A certificate whose time is over, or has not begun.
+    #[error("{}: the certificate {reason}", path.display())]
+    NotNow {
+        /// The certificate.
+        path: PathBuf,
+        /// Since when, and what to do.
+        reason: String,
+    },
     /// A file does not hold what it should.
     #[error("{}: {reason}", path.display())]
     Invalid {
@@ -165,6 +200,11 @@ mod tests {
         let id = Identity::new("prod-1", Role::DataNode, "7").unwrap();
         assert_eq!(id.to_string(), "quarry://prod-1/datanode/7");
         assert_eq!(id.to_string().parse::<Identity>().unwrap(), id);
+        let rights = Rights { read_only: true, ..Rights::default() };
+        assert!(id.with_rights(rights).is_err(), "a server has no rights");
+        let client = Identity::new("c", Role::Client, "web1").unwrap().with_rights(rights).unwrap();
+        assert_eq!(client.to_string(), "quarry://c/client/web1?ro");
+        assert_eq!(client.to_string().parse::<Identity>().unwrap(), client);
     }
 
     #[test]
@@ -183,7 +223,13 @@ mod tests {
         ] {
             assert!(Identity::new(cluster, role, id).is_err(), "{cluster} {role} {id}");
         }
-        for bad in ["quarry://a/client", "quarry://a/client/b/c", "http://a/client/b", "quarry://a/king/b"] {
+        for bad in [
+            "quarry://a/client",
+            "quarry://a/client/b/c",
+            "http://a/client/b",
+            "quarry://a/king/b",
+            "quarry://a/client/b?rw",
+        ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }

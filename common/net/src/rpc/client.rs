@@ -1,6 +1,6 @@
 //! The asking side.
 
-use super::{Header, Hello, Kind, Protocol, encode, gather, split};
+use super::{Header, Hello, Kind, Lanes, Protocol, encode, gather, split};
 use crate::frame;
 use crate::transport::{Connection, RecvStream, SendStream, TransportError};
 use bytes::Bytes;
@@ -10,12 +10,10 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Requests that wait to be sent: the caller waits when there are more.
 const QUEUE: usize = 256;
-/// Unanswered requests, those included whose caller gave up. A peer that lets it come to this is broken.
-const PENDING_MAX: usize = 16_384;
 /// The peer must say hello within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that gives up a stream because it goes says so within this time.
@@ -43,6 +41,8 @@ pub trait Observer<P: Protocol>: Send + Sync + 'static {
 struct Pending<R> {
     sent_at: Instant,
     caller: oneshot::Sender<R>,
+    /// Held until the answer is there, also when the caller gave up: the server holds its own as long.
+    _place: OwnedSemaphorePermit,
 }
 
 /// Who waits for which answer; `None` once the conversation is over: nobody would answer a new entry.
@@ -53,6 +53,7 @@ pub struct RpcClient<P: Protocol> {
     connection: Arc<dyn Connection>,
     queue: mpsc::Sender<Bytes>,
     pending: Arc<Waiting<P::Response>>,
+    lanes: Lanes,
     next: AtomicU64,
     protocol: PhantomData<P>,
 }
@@ -88,6 +89,7 @@ impl<P: Protocol> RpcClient<P> {
             connection: connection.clone(),
             queue,
             pending: pending.clone(),
+            lanes: Lanes::new(),
             next: AtomicU64::new(1),
             protocol: PhantomData,
         });
@@ -115,21 +117,16 @@ impl<P: Protocol> RpcClient<P> {
     async fn ask(&self, request: &P::Request) -> Result<P::Response, RpcError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = encode(Kind::Request, id, request)?;
+        let turn = tokio::select! {
+            turn = self.lanes.enter(P::weight(request)) => turn,
+            gone = self.connection.closed() => return Err(gone.into()),
+        };
         let Ok(place) = self.queue.reserve().await else { return Err(self.gone().await) };
         let (caller, answer) = oneshot::channel();
         let registered = {
             let mut pending = self.pending.lock().expect("no thread panics while it holds the lock");
-            match pending.as_mut() {
-                Some(map) if map.len() < PENDING_MAX => {
-                    map.insert(id, Pending { sent_at: clock::now(), caller });
-                    true
-                }
-                Some(_) => {
-                    self.connection.close("too many unanswered requests");
-                    false
-                }
-                None => false,
-            }
+            let entry = Pending { sent_at: clock::now(), caller, _place: turn };
+            pending.as_mut().map(|map| map.insert(id, entry)).is_some()
         };
         if !registered {
             return Err(self.gone().await);
@@ -192,7 +189,7 @@ async fn receive<P: Protocol>(
                     let mut map = pending.lock().expect("no thread panics while it holds the lock");
                     let waiting = map.as_mut().and_then(|m| m.remove(&id));
                     drop(map);
-                    let Some(Pending { sent_at, caller }) = waiting else {
+                    let Some(Pending { sent_at, caller, _place }) = waiting else {
                         return Err(TransportError::Malformed(format!(
                             "an answer to request {id}, which was not asked"
                         )));

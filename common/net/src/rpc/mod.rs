@@ -13,10 +13,13 @@ pub use server::{Peer, Pusher, Replier, Service, serve};
 use crate::frame;
 use crate::transport::{RecvStream, TransportError, check_version};
 use bytes::Bytes;
+use quarry_common::limits::{FRAME_MAX, NAME_MAX, SLICES_MAX, XATTR_VALUE_MAX};
 use quarry_common::wire::WIRE_VERSION;
 use quarry_common::wire::error::ServiceError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One conversation: what is asked, answered and pushed.
 pub trait Protocol: Send + Sync + 'static {
@@ -28,6 +31,62 @@ pub trait Protocol: Send + Sync + 'static {
     type Response: Serialize + DeserializeOwned + Send + Debug + 'static;
     /// Said without being asked.
     type Push: Serialize + DeserializeOwned + Send + Debug + 'static;
+
+    /// What a request takes of its server. Both sides ask this, so that an honest client never makes the server stop reading.
+    fn weight(_request: &Self::Request) -> Weight {
+        Weight::Answer(0)
+    }
+}
+
+/// What a request takes of its server, from its arrival until its answer has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Answered at once and in a few bytes, in a lane of its own: it never waits behind others.
+    Urgent,
+    /// Memory for an answer of about so many bytes at most.
+    Answer(usize),
+}
+
+/// Bytes of answers for which one unit stands.
+const UNIT: usize = 32 << 10;
+/// Units that one conversation may hold, 16 MiB of answers. Requests that wait for a lock count as one each, so it is far more
+/// than a client has threads.
+const UNITS_MAX: usize = 512;
+/// Urgent requests of one conversation: a renewal, and answers to recalls that come in at the same moment.
+const URGENT_MAX: usize = 64;
+
+/// An entry of a listing: the longest name and the attributes.
+const ENTRY_BYTES: usize = NAME_MAX + 128;
+
+impl Weight {
+    /// How many units it takes.
+    fn units(self) -> u32 {
+        match self {
+            Self::Urgent => 1,
+            Self::Answer(bytes) => bytes.div_ceil(UNIT).clamp(1, FRAME_MAX / UNIT) as u32,
+        }
+    }
+}
+
+/// The units of one conversation; both sides count them, each for itself.
+struct Lanes {
+    ordinary: Arc<Semaphore>,
+    urgent: Arc<Semaphore>,
+}
+
+impl Lanes {
+    fn new() -> Self {
+        Self { ordinary: Arc::new(Semaphore::new(UNITS_MAX)), urgent: Arc::new(Semaphore::new(URGENT_MAX)) }
+    }
+
+    /// Waits until the request may be under way.
+    async fn enter(&self, weight: Weight) -> OwnedSemaphorePermit {
+        let lane = match weight {
+            Weight::Urgent => &self.urgent,
+            Weight::Answer(_) => &self.ordinary,
+        };
+        lane.clone().acquire_many_owned(weight.units()).await.expect("the semaphore is never closed")
+    }
 }
 
 /// Client and NameNode.
@@ -38,6 +97,28 @@ impl Protocol for SessionProtocol {
     type Request = quarry_common::wire::session::Request;
     type Response = quarry_common::wire::session::Response;
     type Push = quarry_common::wire::session::Push;
+
+    fn weight(request: &Self::Request) -> Weight {
+        use quarry_common::wire::fs::{Query, Slice};
+        use quarry_common::wire::session::Request;
+        match request {
+            Request::Renew { .. } | Request::RecallDone { .. } => Weight::Urgent,
+            Request::Query(Query::ReadDir { limit, .. }) => Weight::Answer(*limit as usize * ENTRY_BYTES),
+            Request::Query(Query::Layout { count, .. }) => {
+                Weight::Answer(*count as usize * SLICES_MAX * size_of::<Slice>())
+            }
+            Request::Placement
+            | Request::ClusterStatus
+            | Request::FsckStart(_)
+            | Request::FsckPoll { .. } => Weight::Answer(FRAME_MAX),
+            Request::Query(Query::GetXattr { .. } | Query::ListXattr { .. } | Query::Chunks { .. }) => {
+                Weight::Answer(XATTR_VALUE_MAX)
+            }
+            // Waits for events, which are few at a time.
+            Request::Changes { .. } => Weight::Answer(2 * UNIT),
+            _ => Weight::Answer(0),
+        }
+    }
 }
 
 /// DataNode and NameNode.

@@ -1,6 +1,8 @@
 //! The answering side.
 
-use super::{Header, Hello, Kind, Protocol, encode, gather, split};
+use super::{
+    Header, Hello, Kind, Lanes, Protocol, UNIT, UNITS_MAX, URGENT_MAX, Weight, encode, gather, split,
+};
 use crate::frame;
 use crate::identity::Identity;
 use crate::transport::{Connection, SendStream, TransportError};
@@ -8,16 +10,18 @@ use bytes::Bytes;
 use quarry_host::{random, task};
 use rand::Rng;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Requests of one peer that are unanswered, or whose answer waits to be sent; it is not read further until there
-/// are fewer. Requests that wait for a lock count, so it is far more than a client has threads.
-pub(super) const UNANSWERED_MAX: usize = 512;
+/// Units that all large answers of this process may hold, 256 MiB: peers wait for each other then. Answers of one unit, such as
+/// those of requests that wait for a lock, do not count: those of all conversations are bounded by their number.
+const TOTAL_UNITS: usize = (256 << 20) / UNIT;
 /// Answers and pushes that wait to be sent. All answers fit; a peer that reads so slowly that pushes fill it is
 /// dropped, as waiting for it would delay others.
-const QUEUE: usize = UNANSWERED_MAX + 8192;
+const QUEUE: usize = UNITS_MAX + URGENT_MAX + 8192;
+/// A peer that takes nothing of its answers for so long is dropped: what it holds is memory that others wait for.
+const SEND_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// The peer must say hello within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,10 +60,33 @@ impl<P: Protocol> Peer<P> {
     }
 }
 
+/// The units of all conversations' large answers.
+static TOTAL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(TOTAL_UNITS)));
+
+/// What a request holds until its answer has left.
+struct Place {
+    _of_peer: OwnedSemaphorePermit,
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    async fn take(lanes: &Lanes, weight: Weight) -> Self {
+        let of_peer = lanes.enter(weight).await;
+        let of_all = match weight.units() {
+            1 => None,
+            units => {
+                let permit = TOTAL.clone().acquire_many_owned(units).await;
+                Some(permit.expect("the semaphore is never closed"))
+            }
+        };
+        Self { _of_peer: of_peer, _of_all: of_all }
+    }
+}
+
 /// An answer or a push that waits to be sent, with the place of its request.
 struct Queued {
     frame: Bytes,
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 /// Sends frames, in the order of the calls.
@@ -69,8 +96,8 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn send(&self, frame: Result<Bytes, TransportError>, place: Option<OwnedSemaphorePermit>) {
-        match frame.map(|frame| self.queue.try_send(Queued { frame, _place: place })) {
+    fn send(&self, frame: Result<Bytes, TransportError>, place: Option<Place>) {
+        match frame.map(|frame| self.queue.try_send(Queued { frame, place })) {
             Ok(Ok(())) => {}
             Ok(Err(mpsc::error::TrySendError::Closed(_))) => {}
             Ok(Err(mpsc::error::TrySendError::Full(_))) => self.connection.close("you read too slowly"),
@@ -112,7 +139,7 @@ pub struct Replier<P> {
     outgoing: Arc<Outgoing>,
     id: u64,
     /// Gone with the answer.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     protocol: PhantomData<fn(P)>,
 }
 
@@ -162,13 +189,13 @@ async fn converse<P: Protocol>(
         Err(_) => return Err(TransportError::Lost("no hello in time".into())),
     };
     let (queue, waiting) = mpsc::channel(QUEUE);
-    task::spawn(send(stream.send, waiting));
+    task::spawn(send(stream.send, waiting, connection.clone()));
     let outgoing = Arc::new(Outgoing { queue, connection: connection.clone() });
     let pusher = Pusher { outgoing: outgoing.clone(), protocol: PhantomData };
     // Not 0, which stands for no connection; two equal numbers of 64 bits do not happen.
     let number = random::rng().random_range(1..=u64::MAX);
     let peer = Peer::<P> { connection: connection.clone(), number, pusher };
-    let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
+    let lanes = Lanes::new();
     loop {
         let body = match frame::read_body(stream.recv.as_mut()).await {
             Ok(body) => body,
@@ -181,7 +208,7 @@ async fn converse<P: Protocol>(
         }
         let request = frame::decode(body)?;
         let place = tokio::select! {
-            place = unanswered.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            place = Place::take(&lanes, P::weight(&request)) => place,
             gone = connection.closed() => return Err(gone),
         };
         let reply = Replier { outgoing: outgoing.clone(), id, place: Some(place), protocol: PhantomData };
@@ -189,11 +216,27 @@ async fn converse<P: Protocol>(
     }
 }
 
-async fn send(mut stream: Box<dyn SendStream>, mut queue: mpsc::Receiver<Queued>) {
+async fn send(
+    mut stream: Box<dyn SendStream>,
+    mut queue: mpsc::Receiver<Queued>,
+    connection: Arc<dyn Connection>,
+) {
     while let Some(first) = queue.recv().await {
-        let all = gather(first.frame, || queue.try_recv().ok().map(|q| q.frame));
-        if stream.write(all).await.is_err() {
-            return;
+        let mut places = vec![first.place];
+        let all = gather(first.frame, || {
+            let next = queue.try_recv().ok()?;
+            places.push(next.place);
+            Some(next.frame)
+        });
+        match tokio::time::timeout(SEND_TIMEOUT, stream.write(all)).await {
+            // The places are free with the memory of the answers, and not before.
+            Ok(Ok(())) => drop(places),
+            Ok(Err(_)) => return,
+            Err(_) => {
+                tracing::warn!(peer = %connection.peer(), "dropped: it does not take its answers");
+                connection.close("you do not take your answers");
+                return;
+            }
         }
     }
     let _ = stream.finish();

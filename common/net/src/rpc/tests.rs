@@ -2,6 +2,7 @@ use super::*;
 use crate::identity::{Credentials, Role, init_ca, issue};
 use crate::transport::quic::QuicTransport;
 use crate::transport::{Connection, Expect, Listener, Transport};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,14 @@ impl Protocol for Numbers {
     type Request = u64;
     type Response = u64;
     type Push = u64;
+
+    fn weight(request: &u64) -> Weight {
+        if *request == URGENT { Weight::Urgent } else { Weight::Answer(0) }
+    }
 }
+
+/// The one urgent number.
+const URGENT: u64 = 777_777;
 
 /// Speaks of other things.
 struct Letters;
@@ -78,10 +86,10 @@ struct World {
 }
 
 async fn world() -> World {
-    world_of(Arc::new(Server::default())).await
+    world_of::<Numbers>(Arc::new(Server::default())).await
 }
 
-async fn world_of(service: Arc<dyn Service<Numbers>>) -> World {
+async fn world_of<P: Protocol>(service: Arc<dyn Service<P>>) -> World {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca");
     init_ca(&ca, "c").unwrap();
@@ -94,7 +102,7 @@ async fn world_of(service: Arc<dyn Service<Numbers>>) -> World {
     let address = listener.local_address().to_string();
     let connection = client.connect(&address, &Expect { role: Role::NameNode, id: None }).await.unwrap();
     let served = listener.accept().await.unwrap();
-    tokio::spawn(serve::<Numbers>(served, service));
+    tokio::spawn(serve::<P>(served, service));
     World { connection, _parts: (listener, server, client, dir) }
 }
 
@@ -195,7 +203,7 @@ async fn served_with(frames: &[Bytes]) -> String {
 #[tokio::test]
 async fn nonsense_ends_the_conversation_with_a_reason() {
     let garbage = Bytes::from_static(&[3, 0, 0, 0, 9, 9, 9]);
-    let too_long = Bytes::copy_from_slice(&(quarry_common::limits::FRAME_MAX as u32 + 1).to_le_bytes());
+    let too_long = Bytes::copy_from_slice(&(FRAME_MAX as u32 + 1).to_le_bytes());
     let answer = encode(Kind::Response, 1, &7u64).unwrap();
     let rest = encode(Kind::Request, 1, &(7u64, 7u64)).unwrap();
     for bad in [garbage, too_long, answer, rest] {
@@ -219,10 +227,10 @@ impl Service<Numbers> for Silent {
 #[tokio::test]
 async fn a_server_takes_only_so_many_unanswered_requests() {
     let service = Arc::new(Silent::default());
-    let world = world_of(service.clone()).await;
+    let world = world_of::<Numbers>(service.clone()).await;
     let client =
         RpcClient::<Numbers>::start(world.connection.clone(), Arc::new(Seen::default())).await.unwrap();
-    let calls: Vec<_> = (0..server::UNANSWERED_MAX as u64 + 100)
+    let calls: Vec<_> = (0..UNITS_MAX as u64 + 100)
         .map(|n| {
             let client = client.clone();
             tokio::spawn(async move { client.call(n, DEADLINE).await })
@@ -231,7 +239,7 @@ async fn a_server_takes_only_so_many_unanswered_requests() {
     let mut answered = 0;
     while answered < calls.len() {
         let waiting = std::mem::take(&mut *service.waiting.lock().unwrap());
-        assert!(waiting.len() <= server::UNANSWERED_MAX);
+        assert!(waiting.len() <= UNITS_MAX);
         answered += waiting.len();
         for reply in waiting {
             reply.send(0);
@@ -241,6 +249,92 @@ async fn a_server_takes_only_so_many_unanswered_requests() {
     for call in calls {
         assert_eq!(call.await.unwrap(), Ok(0));
     }
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_no_limit_is_read_no_further() {
+    let service = Arc::new(Silent::default());
+    let world = world_of::<Numbers>(service.clone()).await;
+    let mut stream = world.connection.open().await.unwrap();
+    frame::write_frame(stream.send.as_mut(), &Hello::of::<Numbers>()).await.unwrap();
+    for id in 0..2 * UNITS_MAX as u64 {
+        stream.send.write(encode(Kind::Request, id, &id).unwrap()).await.unwrap();
+    }
+    let waiting = || service.waiting.lock().unwrap().len();
+    while waiting() < UNITS_MAX {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert_eq!(waiting(), UNITS_MAX);
+    }
+}
+
+/// Answers urgent requests alone.
+#[derive(Default)]
+struct Busy(Silent);
+
+impl Service<Numbers> for Busy {
+    fn handle(&self, peer: &Peer<Numbers>, request: u64, reply: Replier<Numbers>) {
+        if request == URGENT { reply.send(1) } else { self.0.handle(peer, request, reply) }
+    }
+}
+
+#[tokio::test]
+async fn urgent_requests_pass_those_that_wait() {
+    let service = Arc::new(Busy::default());
+    let world = world_of::<Numbers>(service.clone()).await;
+    let client =
+        RpcClient::<Numbers>::start(world.connection.clone(), Arc::new(Seen::default())).await.unwrap();
+    for n in 0..2 * UNITS_MAX as u64 {
+        let client = client.clone();
+        tokio::spawn(async move { client.call(n, DEADLINE).await });
+    }
+    while service.0.waiting.lock().unwrap().len() < UNITS_MAX {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(client.call(URGENT, DEADLINE).await, Ok(1));
+    assert_eq!(client.call(URGENT, DEADLINE).await, Ok(1));
+}
+
+/// Answers of the largest size.
+struct Pages;
+
+impl Protocol for Pages {
+    const NAME: &'static str = "pages";
+    type Request = u64;
+    type Response = Bytes;
+    type Push = ();
+
+    fn weight(_: &u64) -> Weight {
+        Weight::Answer(FRAME_MAX)
+    }
+}
+
+#[derive(Default)]
+struct Printer(AtomicU64);
+
+impl Service<Pages> for Printer {
+    fn handle(&self, _: &Peer<Pages>, _: u64, reply: Replier<Pages>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        reply.send(Bytes::from(vec![0; FRAME_MAX - 100]));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_answers_costs_little_and_is_dropped() {
+    let printer = Arc::new(Printer::default());
+    let world = world_of::<Pages>(printer.clone()).await;
+    let mut stream = world.connection.open().await.unwrap();
+    frame::write_frame(stream.send.as_mut(), &Hello::of::<Pages>()).await.unwrap();
+    for id in 0..1000 {
+        stream.send.write(encode(Kind::Request, id, &id).unwrap()).await.unwrap();
+    }
+    let why = world.connection.closed().await.to_string();
+    assert!(why.contains("do not take your answers"), "{why}");
+    // 16 at a time, and what the windows of both sides took away.
+    let printed = printer.0.load(Ordering::Relaxed);
+    assert!((16..48).contains(&printed), "{printed} answers were made");
 }
 
 proptest::proptest! {

@@ -2,6 +2,7 @@
 
 use super::congestion::let_farewell_pass;
 use super::error::{CLOSED, DROPPED, of_connection};
+use super::listener::Place;
 use super::liveness::Watch;
 use crate::identity::Identity;
 use crate::transport::{Connection, RecvStream, SendStream, Stream, TransportError};
@@ -28,6 +29,8 @@ struct Handle {
     closed_by_us: Arc<OnceLock<String>>,
     /// The task that watches the peer's process, on the dialling side.
     watch: OnceLock<AbortHandle>,
+    /// Its certificate's count of connections, on the taking side.
+    place: OnceLock<Place>,
 }
 
 impl Handle {
@@ -51,8 +54,14 @@ impl Drop for Handle {
 
 impl QuicConnection {
     pub(super) fn new(inner: quinn::Connection, peer: Identity) -> Self {
-        let handle = Handle { inner, closed_by_us: Arc::default(), watch: OnceLock::new() };
+        let handle =
+            Handle { inner, closed_by_us: Arc::default(), watch: OnceLock::new(), place: OnceLock::new() };
         Self { peer, handle: Arc::new(handle) }
+    }
+
+    /// Keeps the connection counted for as long as it or one of its streams is used.
+    pub(super) fn hold(&self, place: Place) {
+        let _ = self.handle.place.set(place);
     }
 
     /// Ends the connection as soon as the peer's host says that the process is gone.

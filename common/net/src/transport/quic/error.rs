@@ -7,6 +7,8 @@ use quinn::{ConnectionError, VarInt};
 pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
 /// The certificate is valid, yet not that of somebody who may connect.
 pub(super) const UNTRUSTED: VarInt = VarInt::from_u32(1);
+/// The peer may connect, but not as often as it does.
+pub(super) const BUSY: VarInt = VarInt::from_u32(3);
 /// Code with which an unfinished stream is reset.
 pub(super) const DROPPED: VarInt = VarInt::from_u32(2);
 

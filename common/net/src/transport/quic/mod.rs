@@ -15,6 +15,7 @@
 mod congestion;
 mod connection;
 mod error;
+mod half_open;
 mod listener;
 mod liveness;
 mod socket;
@@ -31,7 +32,8 @@ use error::Refusal;
 use listener::QuicListener;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// A handshake takes at most this long: three round trips of any network, and a lost packet or two.
@@ -42,7 +44,24 @@ const ADDRESSES_MAX: usize = 4;
 /// The real network, with one identity.
 pub struct QuicTransport {
     identity: Identity,
+    /// What new connections use; listeners follow it.
+    current: watch::Sender<Arc<Current>>,
+}
+
+/// Credentials, and the settings made of them.
+struct Current {
+    credentials: Credentials,
     tls: tls::Tls,
+}
+
+impl Current {
+    fn new(credentials: Credentials) -> Result<Self, TransportError> {
+        let tls = tls::Tls::new(&credentials).map_err(|reason| TransportError::Untrusted {
+            address: credentials.identity().to_string(),
+            reason: format!("its own credentials are unusable: {reason}"),
+        })?;
+        Ok(Self { credentials, tls })
+    }
 }
 
 impl QuicTransport {
@@ -51,11 +70,37 @@ impl QuicTransport {
     /// # Errors
     /// [`TransportError::Untrusted`] when the certificate and its key do not fit together.
     pub fn new(credentials: Credentials) -> Result<Self, TransportError> {
-        let tls = tls::Tls::new(&credentials).map_err(|reason| TransportError::Untrusted {
-            address: credentials.identity().to_string(),
-            reason: format!("its own credentials are unusable: {reason}"),
-        })?;
-        Ok(Self { identity: credentials.identity().clone(), tls })
+        let identity = credentials.identity().clone();
+        let (current, _) = watch::channel(Arc::new(Current::new(credentials)?));
+        Ok(Self { identity, current })
+    }
+
+    /// From now on new connections use these credentials, and connections of peers whose certificates they revoke are closed.
+    /// All others go on.
+    ///
+    /// # Errors
+    /// [`TransportError::Untrusted`] when they are another identity's, or certificate and key do not fit together.
+    pub fn reload(&self, credentials: Credentials) -> Result<(), TransportError> {
+        let new = credentials.identity();
+        if (&new.cluster, new.role, &new.id)
+            != (&self.identity.cluster, self.identity.role, &self.identity.id)
+        {
+            return Err(TransportError::Untrusted {
+                address: new.to_string(),
+                reason: format!("this process is {}", self.identity),
+            });
+        }
+        self.current.send_replace(Arc::new(Current::new(credentials)?));
+        Ok(())
+    }
+
+    /// When the certificate in use ends.
+    pub fn expires(&self) -> SystemTime {
+        self.current.borrow().credentials.expires()
+    }
+
+    fn current(&self) -> Arc<Current> {
+        self.current.borrow().clone()
     }
 
     /// One attempt at one address, with a socket of its own: connections then share no driver, and belong to the
@@ -69,7 +114,7 @@ impl QuicTransport {
         let endpoint = socket::endpoint(local, tls::endpoint_config(), None).map_err(unreachable)?;
         let name = Identity::server_name(&self.identity.cluster, expect.role);
         let connecting = endpoint
-            .connect_with(self.tls.client.clone(), remote, &name)
+            .connect_with(self.current().tls.client.clone(), remote, &name)
             .map_err(|e| Refusal::Unreachable(e.to_string()))?;
         let watch = liveness::Watch::new(remote).map_err(unreachable)?;
         let greet = async {
@@ -154,10 +199,11 @@ impl Transport for QuicTransport {
                 reason: format!("cannot listen there: {e}{hint}"),
             }
         };
-        let endpoint =
-            socket::endpoint(address, self.tls.restartable_endpoint_config(), Some(self.tls.server.clone()))
-                .map_err(unreachable)?;
-        let listener = QuicListener::start(endpoint, self.identity.clone()).map_err(unreachable)?;
+        let tls = &self.current().tls;
+        let endpoint = socket::endpoint(address, tls.restartable_endpoint_config(), Some(tls.server.clone()))
+            .map_err(unreachable)?;
+        let listener = QuicListener::start(endpoint, self.identity.clone(), self.current.subscribe())
+            .map_err(unreachable)?;
         Ok(Box::new(listener))
     }
 }

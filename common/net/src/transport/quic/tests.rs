@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::frame;
-use crate::identity::{CertPaths, Role, init_ca, issue};
+use crate::identity::{CertPaths, Role, init_ca, issue, issued, revoke};
 use crate::transport::Stream;
 use bytes::Bytes;
 use quarry_common::limits::FRAME_MAX;
@@ -423,4 +423,56 @@ async fn a_killed_peer_and_a_restarted_one_are_noticed_before_the_idle_timeout()
     // The watch may have asked in the moment between.
     assert!(why.contains("restarted") || why.contains("process is gone"), "{why}");
     server.kill().await;
+}
+
+#[tokio::test]
+async fn one_certificate_has_so_many_connections_and_no_more() {
+    let ca = Authority::new("c");
+    let (server, greedy, modest) = (
+        ca.transport(Role::DataNode, "1"),
+        ca.transport(Role::Client, "greedy"),
+        ca.transport(Role::Client, "modest"),
+    );
+    let (listener, address) = listen(&server).await;
+    let mut open = Vec::new();
+    for _ in 0..listener::CONNECTIONS_OF_ONE {
+        let connection = greedy.connect(&address, &any(Role::DataNode)).await.unwrap();
+        open.push((connection, listener.accept().await.unwrap()));
+    }
+    let error = greedy.connect(&address, &any(Role::DataNode)).await.err().expect("must be refused");
+    assert!(error.to_string().contains("connections here already"), "{error}");
+    modest.connect(&address, &any(Role::DataNode)).await.unwrap();
+    let modest = listener.accept().await.unwrap();
+    assert_eq!(modest.peer().id, "modest");
+    // One that is over makes room.
+    let (connection, served) = open.pop().unwrap();
+    connection.close("enough");
+    served.closed().await;
+    drop((connection, served));
+    greedy.connect(&address, &any(Role::DataNode)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_disconnected_and_refused() {
+    let ca = Authority::new("c");
+    let server_paths = ca.certificate(Role::DataNode, "1");
+    let server = with(&server_paths);
+    let (lost, kept) = (ca.transport(Role::Client, "lost"), ca.transport(Role::Client, "kept"));
+    let (listener, address) = listen(&server).await;
+    let lost_connection = lost.connect(&address, &any(Role::DataNode)).await.unwrap();
+    let _served = listener.accept().await.unwrap();
+    let kept_connection = kept.connect(&address, &any(Role::DataNode)).await.unwrap();
+    let _also_served = listener.accept().await.unwrap();
+    let all = issued(&ca.ca()).unwrap();
+    let serial = all.iter().find(|c| c.identity.id == "lost").unwrap().serial.clone();
+    revoke(&ca.ca(), &[serial]).unwrap();
+    std::fs::copy(ca.ca().join("crl.pem"), server_paths.ca.with_file_name("crl.pem")).unwrap();
+    server.reload(Credentials::load(&server_paths).unwrap()).unwrap();
+    assert!(lost_connection.closed().await.to_string().contains("revoked"));
+    assert!(refused(&lost, &address, &any(Role::DataNode)).await.contains("revoked"));
+    assert!(!kept_connection.is_closed());
+    kept.connect(&address, &any(Role::DataNode)).await.unwrap();
+    // Another identity's credentials are not taken.
+    let other = Credentials::load(&ca.certificate(Role::DataNode, "2")).unwrap();
+    assert!(server.reload(other).is_err());
 }

@@ -1,15 +1,16 @@
 //! TLS and QUIC settings: who is let in, and the windows and timers of a connection.
 
 use super::congestion::Factory;
-use crate::identity::{Credentials, Identity, identity_of};
+use crate::identity::{Credentials, Identity, Role, identity_of};
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,11 @@ pub(super) const UDP_PAYLOAD_MAX: u16 = 8952;
 const STREAM_WINDOW: u32 = 4 << 20;
 /// What a peer may have in flight to us over all streams of a connection.
 const CONNECTION_WINDOW: u32 = 64 << 20;
-/// Unacknowledged bytes that we keep per connection.
+/// Unacknowledged bytes that are kept for each connection. A peer that acknowledges nothing makes a server keep all of it, so
+/// it is a few chunks for a DataNode and a few listings for a NameNode; a client only harms itself.
 const SEND_WINDOW: u64 = 32 << 20;
+const SEND_WINDOW_OF_DATANODE: u64 = 16 << 20;
+const SEND_WINDOW_OF_NAMENODE: u64 = 4 << 20;
 /// Streams that a peer may have open: chunks in flight are limited elsewhere, long before.
 const STREAMS_MAX: u32 = 256;
 /// The welcome is the only unidirectional stream.
@@ -48,10 +52,15 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(credentials: &Credentials) -> Result<Self, rustls::Error> {
         let crypto = crypto();
-        let transport = Arc::new(transport());
+        let transport_of_client = Arc::new(transport(SEND_WINDOW));
+        let unusable = |e: VerifierBuilderError| rustls::Error::General(e.to_string());
+        let servers = WebPkiServerVerifier::builder_with_provider(credentials.roots.clone(), crypto.clone())
+            .with_crls(credentials.crls.clone())
+            .build()
+            .map_err(unusable)?;
         let mut client = rustls::ClientConfig::builder_with_provider(crypto.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(credentials.roots.clone())
+            .with_webpki_verifier(servers)
             .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would skip the certificates.
@@ -59,8 +68,9 @@ impl Tls {
         client.enable_early_data = false;
 
         let verifier = WebPkiClientVerifier::builder_with_provider(credentials.roots.clone(), crypto.clone())
+            .with_crls(credentials.crls.clone())
             .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
+            .map_err(unusable)?;
         let mut server = rustls::ServerConfig::builder_with_provider(crypto)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -72,11 +82,12 @@ impl Tls {
 
         const SUITE: &str = "the provider has the suite that QUIC begins with";
         let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).expect(SUITE)));
-        client.transport_config(transport.clone());
+        client.transport_config(transport_of_client);
+        let transport_of_server = Arc::new(transport(send_window(credentials.identity().role)));
         let mut server =
             ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server).expect(SUITE)));
         server
-            .transport_config(transport)
+            .transport_config(transport_of_server)
             // A peer's address is part of what is logged about it, and none of ours moves.
             .migration(false)
             .max_incoming(INCOMING_MAX)
@@ -115,7 +126,15 @@ fn crypto() -> Arc<CryptoProvider> {
     })
 }
 
-fn transport() -> TransportConfig {
+fn send_window(role: Role) -> u64 {
+    match role {
+        Role::NameNode => SEND_WINDOW_OF_NAMENODE,
+        Role::DataNode => SEND_WINDOW_OF_DATANODE,
+        Role::Client | Role::Gateway => SEND_WINDOW,
+    }
+}
+
+fn transport(send_window: u64) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX);
     let mut t = TransportConfig::default();
@@ -123,7 +142,7 @@ fn transport() -> TransportConfig {
         .mtu_discovery_config(Some(mtu))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(SEND_WINDOW)
+        .send_window(send_window)
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
@@ -137,6 +156,13 @@ fn restart_key(credentials: &Credentials) -> [u8; 64] {
     let secret = hmac::Key::new(hmac::HMAC_SHA512, credentials.key.secret_der());
     let tag = hmac::sign(&secret, b"quarry: connection ids and reset tokens");
     tag.as_ref().try_into().expect("a SHA-512 tag has 64 bytes")
+}
+
+/// The serial number of a peer's certificate, in the bytes of its encoding.
+pub(super) fn serial(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let (_, cert) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    Some(cert.raw_serial().to_vec())
 }
 
 /// Who a peer is, whose certificate TLS has verified.
