@@ -83,7 +83,7 @@ pub enum MountError {
 ///
 /// # Errors
 /// [`MountError::Mountpoint`]
-pub async fn check_mountpoint(path: &std::path::Path, over: bool) -> Result<(), MountError> {
+pub async fn check_mountpoint(path: &Path, over: bool) -> Result<(), MountError> {
     mountpoint::prepare(path, over).await.map(|_| ())
 }
 

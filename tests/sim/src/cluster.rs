@@ -161,5 +161,5 @@ fn address(machine: &Machine) -> SocketAddr {
 }
 
 fn identity(role: Role, id: &str) -> Identity {
-    Identity { cluster: CLUSTER.to_owned(), role, id: id.to_owned() }
+    Identity { cluster: CLUSTER.to_owned(), role, id: id.to_owned(), rights: Rights::default() }
 }

@@ -45,7 +45,8 @@ pub(super) fn record(dir: &Path, der: &CertificateDer<'_>, pem: &str) -> Result<
     quarry_host::private::make_folder(&folder)?;
     let (serial, _) = facts(der).map_err(|reason| IdentityError::Invalid { path: folder.clone(), reason })?;
     let path = folder.join(format!("{serial}.pem"));
-    crashsafe::write_file(&RealDisk, &path, pem.as_bytes()).map_err(|error| IdentityError::File { path, error })
+    crashsafe::write_file(&RealDisk, &path, pem.as_bytes())
+        .map_err(|error| IdentityError::File { path, error })
 }
 
 /// All certificates that were issued in a folder, those that end first at the beginning.
@@ -101,7 +102,8 @@ pub fn revoke(dir: &Path, serials: &[String]) -> Result<(), IdentityError> {
     let text: String = all.iter().map(|(serial, at)| format!("{serial} {at}\n")).collect();
     for (name, text) in [(REVOKED, text), (CRL, list)] {
         let path = dir.join(name);
-        crashsafe::write_file(&RealDisk, &path, text.as_bytes()).map_err(|error| IdentityError::File { path, error })?;
+        crashsafe::write_file(&RealDisk, &path, text.as_bytes())
+            .map_err(|error| IdentityError::File { path, error })?;
     }
     Ok(())
 }
