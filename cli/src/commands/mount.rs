@@ -10,6 +10,7 @@ use quarry_client::{ClientConfig, FileSystem};
 use quarry_mount::MountConfig;
 use quarry_mount::options::MountOptions;
 use quarry_net::transport::Transport;
+use quarry_net::transport::quic::QuicTransport;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -136,7 +137,7 @@ impl Mount {
 async fn serve(
     mount: MountConfig,
     config: ClientConfig,
-    transport: Arc<dyn Transport>,
+    transport: Arc<QuicTransport>,
     child: bool,
 ) -> anyhow::Result<()> {
     quarry_mount::check_mountpoint(&mount.mountpoint, mount.options.over).await?;

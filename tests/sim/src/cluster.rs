@@ -6,7 +6,7 @@ use quarry_client::{ClientConfig, FileSystem};
 use quarry_common::ids::NodeId;
 use quarry_datanode::DataNodeConfig;
 use quarry_namenode::NameNodeConfig;
-use quarry_net::identity::{CertPaths, Identity, Role};
+use quarry_net::identity::{CertPaths, Identity, Rights, Role};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
