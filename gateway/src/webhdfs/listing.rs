@@ -102,7 +102,7 @@ impl Call {
         if let Some(name) = self.params.text("startafter") {
             listing.after = self.cookie_of(&listing, name.as_bytes()).await?;
         }
-        let (page, _) = (listing.page().await?, ());
+        let page = listing.page().await?;
         let remaining = u32::from(!listing.end);
         Ok(json(json!({ "DirectoryListing": {
             "partialListing": { "FileStatuses": { "FileStatus": page } },

@@ -14,7 +14,7 @@ impl Params {
 
     /// A value; an empty one counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
     /// Every value of a name.

@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A running gateway. Dropping it ends it.
-pub struct Gateway {
-    pub process: Process,
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
     port: Port,
     scheme: &'static str,
 }
 
 impl Gateway {
     /// Without users.
-    pub fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         Self::with(cluster, &[])
     }
 
     /// With more arguments for `quarry gateway`.
-    pub fn with(cluster: &Cluster, more: &[&str]) -> Self {
+    pub(crate) fn with(cluster: &Cluster, more: &[&str]) -> Self {
         let port = ports::reserve();
         let process = Self::process(cluster, port.number, more);
         let scheme = if more.contains(&"--tls") { "https" } else { "http" };
@@ -38,27 +38,27 @@ impl Gateway {
     }
 
     /// `kill -9`, and a new one at the same address.
-    pub fn crash_and_restart(&mut self, cluster: &Cluster) {
+    pub(crate) fn crash_and_restart(&mut self, cluster: &Cluster) {
         self.process.kill();
         self.process = Self::process(cluster, self.port.number, &[]);
     }
 
     /// `http://127.0.0.1:PORT` and the path.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.address())
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port.number)
     }
 
     /// `GET` of a path of the file API.
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         curl(&[&self.url(path)])
     }
 
     /// The JSON of a `GET`, which must succeed.
-    pub fn json(&self, path: &str) -> Value {
+    pub(crate) fn json(&self, path: &str) -> Value {
         let answer = self.get(path);
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         answer.json()
@@ -66,28 +66,28 @@ impl Gateway {
 }
 
 /// What curl got.
-pub struct Answer {
-    pub status: u16,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
     /// The code of a refusal of the file API.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or("").to_owned()
     }
 }
 
 /// Runs curl; a connection that fails has status 0.
-pub fn curl(args: &[&str]) -> Answer {
+pub(crate) fn curl(args: &[&str]) -> Answer {
     let output = Command::new("curl")
         .args(["-s", "-g", "--path-as-is", "--max-time", "120", "-w", "%{stderr}%{http_code}"])
         .args(args)
@@ -99,7 +99,7 @@ pub fn curl(args: &[&str]) -> Answer {
 }
 
 /// Makes a user of the gateway with `quarry gateway user add`, and gives its token.
-pub fn add_user(users: &Path, name: &str, id: u32, role: &str, password: Option<&str>) -> String {
+pub(crate) fn add_user(users: &Path, name: &str, id: u32, role: &str, password: Option<&str>) -> String {
     let (users, id) = (users.display().to_string(), id.to_string());
     let mut args =
         vec!["gateway", "user", "add", name, "--users", &users, "--uid", &id, "--role", role, "--token"];
@@ -121,25 +121,25 @@ pub fn add_user(users: &Path, name: &str, id: u32, role: &str, password: Option<
 }
 
 /// The file of users of a cluster.
-pub fn users_file(cluster: &Cluster) -> PathBuf {
+pub(crate) fn users_file(cluster: &Cluster) -> PathBuf {
     cluster.path("users.toml")
 }
 
 /// Removes a user.
-pub fn remove_user(users: &Path, name: &str) {
+pub(crate) fn remove_user(users: &Path, name: &str) {
     let output = run_quarry(&["gateway", "user", "remove", name, "--users", &users.display().to_string()]);
     assert!(output.status.success());
 }
 
 /// Bytes that no compression and no luck reproduces.
-pub fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     rand::fill(&mut bytes[..]);
     bytes
 }
 
 /// A file beside the cluster.
-pub fn write_file(cluster: &Cluster, name: &str, data: &[u8]) -> String {
+pub(crate) fn write_file(cluster: &Cluster, name: &str, data: &[u8]) -> String {
     let path = cluster.path(name);
     std::fs::write(&path, data).unwrap();
     path.display().to_string()
