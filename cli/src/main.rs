@@ -60,7 +60,7 @@ enum Command {
     Datanode(commands::datanode::Datanode),
     /// Mount the cluster on a directory.
     Mount(commands::mount::Mount),
-    /// Serve the cluster over HTTP: dashboard, file browser, file API.
+    /// Serve the cluster over HTTP: dashboard, file browser, file API, WebHDFS.
     Gateway(commands::gateway::Gateway),
     #[command(hide = true)]
     WatchMount(commands::watch_mount::WatchMount),

@@ -29,3 +29,4 @@ pub use file::{OpenFile, OpenMode};
 pub use fs::{
     Changes, ChangesError, Credentials, DirPage, Entry, FileSystem, Listing, NewFile, PagesRead, Unwritten,
 };
+pub use transfer::ReplicaFault;

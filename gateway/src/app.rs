@@ -1,11 +1,12 @@
 //! Routes, and what every request passes before its handler: host, origin, user.
 
 use crate::api;
-use crate::auth::{Authenticator, Denied, Hosts, is_cross_site};
+use crate::auth::{Authenticator, Denied, Hosts, Identity, is_cross_site};
 use crate::config::{BODY_BYTES_MAX, HEAVY_MAX, LISTENERS_MAX};
 use crate::error::{Error, Result};
 use crate::files::UserFs;
 use crate::monitor::Monitor;
+use crate::webhdfs;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -35,6 +36,7 @@ pub(crate) struct Gateway {
     pub(crate) hosts: Hosts,
     pub(crate) monitor: Monitor,
     pub(crate) tls: bool,
+    pub(crate) checksums: webhdfs::Checksums,
     listeners: Arc<Semaphore>,
     heavy: Arc<Semaphore>,
 }
@@ -56,6 +58,7 @@ impl Gateway {
             hosts,
             monitor,
             tls,
+            checksums: webhdfs::Checksums::default(),
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
         }
@@ -78,6 +81,7 @@ pub(crate) fn router(gateway: Shared) -> Router {
     Router::new()
         .merge(api::pages())
         .nest("/api/v1", api::router())
+        .nest("/webhdfs/v1", webhdfs::router())
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here\n"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(gateway.clone(), admit))
@@ -122,17 +126,19 @@ fn peer(extensions: &axum::http::Extensions) -> Peer {
 /// Lets a request pass to its handler, with its user.
 async fn admit(State(gateway): State<Shared>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let is_api = path.starts_with("/api/");
+    let is_hdfs = path.starts_with("/webhdfs/");
+    let is_api = path.starts_with("/api/") || is_hdfs;
     let (mut parts, body) = request.into_parts();
-    let mut response = match check(&gateway, &mut parts, is_api).await {
+    let mut response = match check(&gateway, &mut parts, is_api, is_hdfs).await {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(error) if is_hdfs => webhdfs::exception(&error),
         Err(error) => error.into_response(),
     };
     secure(&mut response, is_api);
     response
 }
 
-async fn check(gateway: &Gateway, parts: &mut Parts, is_api: bool) -> Result<()> {
+async fn check(gateway: &Gateway, parts: &mut Parts, is_api: bool, is_hdfs: bool) -> Result<()> {
     let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
     if !gateway.hosts.allow(host) {
         let text = format!("this gateway does not answer for the host `{host}`; see --host");
@@ -145,15 +151,25 @@ async fn check(gateway: &Gateway, parts: &mut Parts, is_api: bool) -> Result<()>
         return Err(Error::Forbidden("requests of pages of other origins are refused".to_owned()));
     }
     let is_public = matches!(parts.uri.path(), "/api/v1/login" | "/api/v1/session");
-    let peer = peer(&parts.extensions);
-    let found = gateway.auth.authenticate(&parts.headers, peer.certificate.as_deref(), peer.ip).await;
-    let identity = match found {
+    let identity = match identify(gateway, parts, is_hdfs).await {
         Ok(identity) => identity,
         Err(_) if is_public => return Ok(()),
         Err(denied) => return Err(denied.into()),
     };
     parts.extensions.insert(UserFs::new(gateway.fs.clone(), identity));
     Ok(())
+}
+
+async fn identify(
+    gateway: &Gateway,
+    parts: &Parts,
+    is_hdfs: bool,
+) -> std::result::Result<Arc<Identity>, Denied> {
+    let peer = peer(&parts.extensions);
+    if is_hdfs && let Some(found) = webhdfs::identify(gateway, parts.uri.query().unwrap_or("")) {
+        return Ok(found);
+    }
+    gateway.auth.authenticate(&parts.headers, peer.certificate.as_deref(), peer.ip).await
 }
 
 impl From<Denied> for Error {

@@ -1,6 +1,6 @@
 //! Errors as HTTP answers.
 //!
-//! The file API answers `{"error": {"code": "...", "message": "..."}}`.
+//! The file API answers `{"error": {"code": "...", "message": "..."}}`; WebHDFS has a form of its own (`webhdfs/exception.rs`).
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 /// Where the gateway listens by default.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Serve the cluster over HTTP: dashboard, file browser, file API.
+/// Serve the cluster over HTTP: dashboard, file browser, file API, WebHDFS.
 ///
 /// On the loopback interface everybody on this machine may come without a password and acts as the account that runs the
 /// gateway. On any other address --users and TLS are demanded.

@@ -3,8 +3,8 @@
 use super::FileSystem;
 use crate::error::unexpected;
 use crate::traits::Meta;
-use crate::transfer::ask_placement;
-use quarry_common::ids::{ChunkId, Ino, WindowIndex};
+use crate::transfer::{ReplicaFault, ask_placement};
+use quarry_common::ids::{ChunkId, Ino, NodeId, WindowIndex};
 use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
@@ -93,6 +93,14 @@ impl FileSystem {
             QueryReply::Chunks(chunks) => Ok(chunks),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Reads the replica of a chunk at one node and compares its SHA-256 with `chunk`.
+    ///
+    /// # Errors
+    /// What is wrong with the replica, or why it could not be read.
+    pub async fn verify_replica(&self, chunk: &ChunkInfo, node: NodeId) -> Result<(), ReplicaFault> {
+        self.0.transfer.verify(chunk, node).await
     }
 
     /// Starts a check of the metadata against the data, or joins the one that runs.

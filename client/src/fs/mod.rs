@@ -51,6 +51,7 @@ struct Inner {
     meta: Arc<Metadata>,
     files: Arc<Files>,
     cache: Arc<Cache>,
+    transfer: Arc<Transfer>,
     owners: Owners,
     /// The root's attributes as they were last told.
     root: Mutex<Option<Attr>>,
@@ -143,11 +144,11 @@ impl FileSystem {
         let transfer = Arc::new(Transfer::new(session.clone(), placement));
         let opens = session.opens().clone();
         let closed = Box::new(move |ino| opens.leave(ino));
-        let files = Files::new(meta.clone(), transfer, files_config, closed);
+        let files = Files::new(meta.clone(), transfer.clone(), files_config, closed);
         let _ = hub.files.set(Arc::downgrade(&files));
         forgetter.start(&session, &files);
         let (owners, root, retries, statfs) = Default::default();
-        Ok(Self(Arc::new(Inner { session, meta, files, cache, owners, root, retries, statfs })))
+        Ok(Self(Arc::new(Inner { session, meta, files, cache, transfer, owners, root, retries, statfs })))
     }
 
     /// From now on the kernel may remember what leases protect, for the time that an [`Entry`] says, and is told here to forget it.

@@ -14,6 +14,7 @@ mod nodes;
 mod placement;
 mod put;
 mod sync;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use quarry_datanode_client::{Away, CallError, DataNodeClient, Written, timing};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+pub use verify::ReplicaFault;
 
 /// Pauses before something that failed everywhere is tried again.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);

@@ -1,19 +1,22 @@
-//! Where the data of a file lies.
+//! Where the data of a file lies, and whether every replica of it is good.
 
 use super::PathOf;
-use crate::app::User;
+use crate::app::{Shared, User};
 use crate::auth::hex;
 use crate::error::{Error, Result};
 use crate::files::{ChunkPlace, READ, UserFs};
 use crate::monitor::member_state;
 use axum::Json;
-use axum::extract::Query;
+use axum::extract::{Query, State};
 use quarry_common::wire::fs::{Attr, FileKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Windows of one page: 256 MiB of file.
 const WINDOWS: u32 = 128;
+
+/// Windows that one request verifies: 32 MiB of file, so that the page can tell how far it is.
+const VERIFY_WINDOWS: u32 = 16;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,4 +56,29 @@ fn place_json(place: &ChunkPlace) -> Value {
         "group": place.info.id.pg(),
         "nodes": place.members.iter().map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
     })
+}
+
+/// `POST /verify/PATH`: reads every replica of a page of the file and compares its SHA-256 with the NameNode's.
+pub(super) async fn verify(
+    State(gateway): State<Shared>,
+    User(fs): User,
+    PathOf(path): PathOf,
+    Query(page): Query<Page>,
+) -> Result<Json<Value>> {
+    let attr = fs.stat(&path).await?;
+    demand_readable(&fs, &attr).await?;
+    let _place = gateway.heavy().await;
+    let first = page.after.unwrap_or(0);
+    let places = fs.chunks(&attr, first, VERIFY_WINDOWS).await?;
+    let mut chunks = Vec::with_capacity(places.len());
+    for place in &places {
+        let reports = fs.verify(place).await;
+        chunks.push(json!({
+            "id": place.info.id.to_string(),
+            "replicas": reports.iter().map(|r| json!({ "node": r.node, "fault": r.fault })).collect::<Vec<_>>(),
+        }));
+    }
+    let next = first + u64::from(VERIFY_WINDOWS);
+    let next = (next < UserFs::windows(&attr)).then(|| next.to_string());
+    Ok(Json(json!({ "chunks": chunks, "next": next })))
 }

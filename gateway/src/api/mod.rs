@@ -11,6 +11,7 @@ mod status;
 mod upload;
 
 pub(crate) use pages::router as pages;
+pub(crate) use upload::{body_stream, write_whole};
 
 use crate::app::Shared;
 use crate::error::{Error, Result};
@@ -43,6 +44,7 @@ pub(crate) fn router() -> Router<Shared> {
         ("archive", get(archive::get)),
         ("search", get(search::get)),
         ("chunks", get(location::chunks)),
+        ("verify", post(location::verify)),
     ] {
         router = router.route(&format!("/{name}"), methods.clone());
         router = router.route(&format!("/{name}/"), methods.clone());

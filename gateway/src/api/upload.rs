@@ -5,7 +5,7 @@ use super::entries::attr_json;
 use crate::app::User;
 use crate::config::STALL_TIMEOUT;
 use crate::error::{Error, Result};
-use crate::files::{Created, FsPath, Replace, UploadId, UploadTarget, UserFs};
+use crate::files::{Created, FsPath, Place, Replace, UploadId, UploadTarget, UserFs};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::Query;
@@ -86,19 +86,13 @@ pub(super) async fn put(
     };
     let id = UploadId::random();
     let existed = fs.upload(&path, &id, replace).await?.replaces();
-    let written = write_whole(&fs, &path, &id, replace, (mode, umask), body).await;
-    let attr = match written {
-        Ok(attr) => attr,
-        Err(error) => {
-            discard(&fs, &path, &id).await;
-            return Err(error);
-        }
-    };
+    let attr = write_whole(&fs, &path, &id, replace, (mode, umask), body).await?;
     let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(attr_json(&path, &attr))).into_response())
 }
 
-async fn write_whole(
+/// Writes the body as a whole or not at all; returns when it is on the disks. The part of an upload that fails is removed.
+pub(crate) async fn write_whole(
     fs: &UserFs,
     path: &FsPath,
     id: &UploadId,
@@ -108,9 +102,9 @@ async fn write_whole(
 ) -> Result<quarry_common::wire::fs::Attr> {
     let upload = fs.upload(path, id, replace).await?;
     let part = fs.open_part(&upload, mode, umask).await?;
-    // Dropped with the request when the client goes away; the part must not stay then.
+    // Dropped with the request when the client goes away, too.
     let cleanup = Cleanup::new(fs, path, id);
-    fs.write_stream(&part.file, 0, body_stream(body)).await?;
+    fs.write_stream(&part.file, Place::At(0), body_stream(body)).await?;
     part.file.fsync().await?;
     let attr = fs.finish_upload(&upload, replace).await?;
     cleanup.done();
@@ -174,7 +168,7 @@ pub(super) async fn piece(
 }
 
 async fn write_piece(fs: &UserFs, part: &Created, offset: u64, body: Body) -> Result<u64> {
-    let end = fs.write_stream(&part.file, offset, body_stream(body)).await?;
+    let end = fs.write_stream(&part.file, Place::At(offset), body_stream(body)).await?;
     part.file.flush().await?;
     Ok(end)
 }

@@ -3,7 +3,7 @@
 //! - DNS rebinding: a foreign page whose name now leads to this address names itself in `Host`. Without authentication only
 //!   names of the loopback interface pass.
 //! - Cross-site requests: browsers say where a request comes from, in `Sec-Fetch-Site` and `Origin`. Anything but this
-//!   page's own origin is refused for every path below `/api`, reads and event streams included. Clients that
+//!   page's own origin is refused for every path below `/api` and `/webhdfs`, reads and event streams included. Clients that
 //!   are no browsers send neither header.
 
 use axum::http::{HeaderMap, header};

@@ -12,6 +12,7 @@ pub use users::{PASSWORD_MAX, User, Users, UsersError, hex};
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+pub use sessions::SESSION_LIFE;
 use sessions::Sessions;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -97,6 +98,35 @@ impl Authenticator {
         matches!(self.policy, Policy::Users(_))
     }
 
+    /// The user that everybody acts as where nobody has to log in.
+    pub fn open_identity(&self) -> Option<&Arc<Identity>> {
+        match &self.policy {
+            Policy::Open(identity) => Some(identity),
+            Policy::Users(_) => None,
+        }
+    }
+
+    /// Begins a session for a user that was authenticated otherwise. Returns its secret.
+    pub fn session_for(&self, who: &Identity) -> String {
+        self.sessions.begin(&who.name)
+    }
+
+    /// The user of a session.
+    pub fn by_session(&self, secret: &str) -> Option<Arc<Identity>> {
+        let name = self.sessions.user_of(secret)?;
+        match self.open_identity() {
+            Some(open) if open.name == name => Some(open.clone()),
+            Some(_) => Identity::of_account(&name).map(Arc::new),
+            // A user that was removed has no session.
+            None => self.users().find(&name).map(|u| Arc::new(u.identity())),
+        }
+    }
+
+    /// Ends a session.
+    pub fn end_session(&self, secret: &str) {
+        self.sessions.end(secret);
+    }
+
     /// All users; none without authentication.
     pub fn users(&self) -> Arc<Users> {
         let Policy::Users(path) = &self.policy else { return Arc::default() };
@@ -143,10 +173,7 @@ impl Authenticator {
             let found = self.by_authorization(&users, value.to_str().unwrap_or("")).await;
             return found.ok_or_else(|| self.failed(from));
         }
-        let cookie = cookie(headers).ok_or(Denied::Missing)?;
-        let name = self.sessions.user_of(cookie).ok_or(Denied::Missing)?;
-        // A user that was removed has no session.
-        users.find(&name).map(|u| Arc::new(u.identity())).ok_or(Denied::Missing)
+        cookie(headers).and_then(|secret| self.by_session(secret)).ok_or(Denied::Missing)
     }
 
     /// Begins a session. Returns the value of its cookie.

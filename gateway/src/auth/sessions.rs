@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A session that nobody uses ends after this long.
-const IDLE_MAX: Duration = Duration::from_secs(12 * 3600);
+pub const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Sessions at the same time; the one that was idle longest makes room.
 const SESSIONS_MAX: usize = 4096;
 
@@ -20,7 +20,7 @@ impl Sessions {
         let secret: [u8; 32] = rand::rng().random();
         let secret = super::hex(&secret);
         let mut sessions = self.lock();
-        sessions.retain(|_, (_, used)| used.elapsed() < IDLE_MAX);
+        sessions.retain(|_, (_, used)| used.elapsed() < SESSION_LIFE);
         if sessions.len() >= SESSIONS_MAX {
             let oldest = sessions.iter().min_by_key(|(_, (_, used))| *used).map(|(secret, _)| secret.clone());
             if let Some(oldest) = oldest {
@@ -35,7 +35,7 @@ impl Sessions {
     pub(super) fn user_of(&self, secret: &str) -> Option<String> {
         let mut sessions = self.lock();
         let (user, used) = sessions.get_mut(secret)?;
-        if used.elapsed() >= IDLE_MAX {
+        if used.elapsed() >= SESSION_LIFE {
             return None;
         }
         *used = Instant::now();

@@ -19,7 +19,16 @@ const READING: OpenMode =
 pub(super) const WRITING: OpenMode =
     OpenMode { read: true, write: true, append: false, direct: false, truncate: false };
 
-/// A file that was opened for writing, and whether it is new.
+/// Where a stream is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// From this offset on.
+    At(u64),
+    /// Behind the last byte, wherever that is when a piece arrives: concurrent appends never overwrite each other.
+    End,
+}
+
+/// A file that was opened for writing.
 pub struct Created {
     /// The open file.
     pub file: Arc<OpenFile>,
@@ -83,43 +92,53 @@ impl UserFs {
         Ok(Created { file, attr })
     }
 
-    /// Writes a stream into a file from `offset` on. Returns the offset behind the last byte; the data is then with the
-    /// client library, and [`OpenFile::fsync`] makes it durable.
+    /// Writes a stream into a file. Returns the offset behind the last byte; the data is then with the client library, and
+    /// [`OpenFile::fsync`] makes it durable.
     ///
     /// # Errors
     /// Those of the stream and of the file.
     pub async fn write_stream<E>(
         &self,
         file: &OpenFile,
-        mut offset: u64,
+        mut place: Place,
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<u64, E>
     where
         E: From<FsError>,
     {
-        let kill_suidgid = !self.who.is_superuser();
         let mut pending = BytesMut::new();
+        let mut end = 0;
         futures::pin_mut!(body);
         loop {
             let piece = body.next().await;
             let ended = piece.is_none();
             if let Some(piece) = piece.transpose()? {
-                if pending.is_empty() && piece.len() >= COPY_BYTES {
-                    offset += u64::from(file.write(offset, piece, kill_suidgid).await?);
-                    continue;
-                }
                 pending.extend_from_slice(&piece);
             }
             while pending.len() >= COPY_BYTES || (ended && !pending.is_empty()) {
                 let full = pending.split_to(pending.len().min(COPY_BYTES)).freeze();
-                offset += u64::from(file.write(offset, full, kill_suidgid).await?);
+                end = self.write_piece(file, &mut place, full).await?;
             }
             if ended {
-                return Ok(offset);
+                return Ok(end);
             }
             if pending.capacity() < COPY_BYTES {
                 pending.reserve(2 * COPY_BYTES);
             }
+        }
+    }
+
+    /// Returns the offset behind the piece.
+    async fn write_piece(&self, file: &OpenFile, place: &mut Place, piece: Bytes) -> Result<u64, FsError> {
+        let kill_suidgid = !self.who.is_superuser();
+        let length = piece.len() as u64;
+        match place {
+            Place::At(offset) => {
+                file.write(*offset, piece, kill_suidgid).await?;
+                *offset += length;
+                Ok(*offset)
+            }
+            Place::End => Ok(file.append(piece, kill_suidgid).await? + length),
         }
     }
 

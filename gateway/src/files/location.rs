@@ -1,9 +1,9 @@
 //! Where the data of a file lies.
 
 use super::UserFs;
-use quarry_common::ids::{ChunkId, WindowIndex};
+use quarry_common::ids::{ChunkId, NodeId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, COMMIT_SLICES_MAX, LAYOUT_WINDOWS_MAX};
-use quarry_common::wire::cluster::{Member, Placement};
+use quarry_common::wire::cluster::{Member, MemberState, Placement};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo};
 use std::collections::BTreeMap;
@@ -17,6 +17,15 @@ pub struct ChunkPlace {
     pub info: ChunkInfo,
     /// The members of its placement group.
     pub members: Vec<Member>,
+}
+
+/// What a check of one replica found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// Where the replica is.
+    pub node: NodeId,
+    /// `None`: the bytes match the SHA-256 of the NameNode.
+    pub fault: Option<String>,
 }
 
 impl UserFs {
@@ -63,5 +72,14 @@ impl UserFs {
     /// Windows that a file of this size has.
     pub fn windows(attr: &Attr) -> u64 {
         attr.size.div_ceil(CHUNK_SIZE)
+    }
+
+    /// Reads every replica of a chunk and compares its SHA-256 with that of the NameNode. The caller may read the file.
+    pub async fn verify(&self, place: &ChunkPlace) -> Vec<ReplicaReport> {
+        let checks = place.members.iter().filter(|m| m.state == MemberState::Serving).map(async |member| {
+            let checked = self.fs.verify_replica(&place.info, member.node).await;
+            ReplicaReport { node: member.node, fault: checked.err().map(|fault| fault.to_string()) }
+        });
+        futures::future::join_all(checks).await
     }
 }

@@ -14,8 +14,8 @@ mod walk;
 
 pub use access::{EXECUTE, READ, WRITE};
 pub use attributes::NewAttributes;
-pub use content::{COPY_BYTES, Created, stream};
-pub use location::ChunkPlace;
+pub use content::{COPY_BYTES, Created, Place, stream};
+pub use location::{ChunkPlace, ReplicaReport};
 pub use names::Replace;
 pub use path::{FsPath, encode_name};
 pub use upload::{UploadId, UploadTarget, is_part};

@@ -325,6 +325,37 @@ async function chunks(entry) {
   };
   more.onclick = doing(load);
   await load();
-  return h("section", {}, h("h3", {}, "Chunks"),
+  const verdict = h("p", { id: "verify-text", role: "status" });
+  const verify = h("button", { id: "verify", onclick: doing(() => verifyReplicas(entry, body, verdict, verify)) }, "Verify every replica");
+  return h("section", {}, h("h3", {}, "Chunks"), h("p", { class: "buttons" }, verify), verdict,
     h("table", { class: "stack", id: "chunks" }, h("thead", {}, h("tr", {}, ["Chunk", "At", "Length", "Nodes", "SHA-256"].map((t) => h("th", { scope: "col" }, t)))), body), more);
+}
+
+/** Has every replica read and hashed, page by page, and marks what is wrong. */
+async function verifyReplicas(entry, rows, verdict, button) {
+  button.disabled = true;
+  let after = null;
+  let good = 0;
+  const bad = [];
+  try {
+    do {
+      const page = await api("POST", `/verify${entry.path}${after ? `?after=${after}` : ""}`);
+      for (const chunk of page.chunks) {
+        for (const replica of chunk.replicas) {
+          if (replica.fault === null) good += 1;
+          else bad.push(`chunk ${chunk.id} at node ${replica.node}: ${replica.fault}`);
+        }
+        const row = [...rows.rows].find((r) => r.dataset.chunk === chunk.id);
+        const faulty = chunk.replicas.some((r) => r.fault !== null);
+        row?.querySelector(".nodes").append(" ", h("span", { class: `state ${faulty ? "bad" : "good"}` }, faulty ? "bad" : "verified"));
+      }
+      after = page.next;
+      text(verdict, `${count(good)} replicas are good so far…`);
+    } while (after);
+    text(verdict, bad.length === 0 ? `All ${count(good)} replicas are good: the SHA-256 of each is the NameNode's.` : `${count(bad.length)} of ${count(good + bad.length)} replicas are not good: ${bad.join("; ")}.`);
+  } catch (error) {
+    text(verdict, `The check broke off: ${error.message}.`);
+  } finally {
+    button.disabled = false;
+  }
 }

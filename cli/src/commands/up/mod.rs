@@ -45,7 +45,7 @@ pub(crate) struct Up {
     /// Name of a new cluster [default: quarry]
     #[arg(long, value_name = "CLUSTER")]
     name: Option<String>,
-    /// Do not start the gateway: no dashboard, no file API.
+    /// Do not start the gateway: no dashboard, no file API, no WebHDFS.
     #[arg(long)]
     no_gateway: bool,
     /// Mount over a directory that is not empty: what is in it cannot be seen meanwhile.
