@@ -1,5 +1,6 @@
 //! Pauses between attempts: they grow, and differ from those of others who lost the same server.
 
+use quarry_host::random;
 use rand::Rng;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ impl Backoff {
 
     /// The next pause: between half of and the full duration, which doubles.
     pub(crate) fn next(&mut self) -> Duration {
-        let pause = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
+        let pause = self.next.mul_f64(random::rng().random_range(0.5..=1.0));
         self.next = (self.next * 2).min(self.max);
         pause
     }

@@ -3,6 +3,7 @@
 use crate::blocking::Blocking;
 use crate::store::Store;
 use quarry_common::ids::{ChunkId, PgId};
+use quarry_host::random;
 use rand::Rng;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub(crate) async fn scrub(store: Arc<Store>, blocking: Blocking, bytes_per_secon
     if bytes_per_second == 0 {
         return std::future::pending().await;
     }
-    let mut at = Some(ChunkId::new(PgId(rand::rng().random_range(0..=ChunkId::MAX_PG.0)), 0));
+    let mut at = Some(ChunkId::new(PgId(random::rng().random_range(0..=ChunkId::MAX_PG.0)), 0));
     if store.next(at).is_none() {
         at = None;
     }

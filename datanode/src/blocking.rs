@@ -1,5 +1,6 @@
 //! Disk work and hashing, on threads that may wait.
 
+use quarry_host::task;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -23,7 +24,7 @@ impl Blocking {
     /// When the job does.
     pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let permit = self.0.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let running = tokio::task::spawn_blocking(move || {
+        let running = task::spawn_blocking(move || {
             let _permit = permit;
             job()
         });

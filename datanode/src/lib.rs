@@ -1,6 +1,5 @@
 //! The DataNode: keeps chunks as files, passes them on along the chain, and checks them again and again.
 //!
-//! - `disk`: files behind a trait, with a faulty twin for tests.
 //! - `store`: chunks in data directories. Blocking, knows no network.
 //! - `server`: answers requests, a stream each.
 //! - `namenode_client`: the conversation with the NameNode: registration, heartbeats, reports.
@@ -9,7 +8,6 @@
 mod background;
 mod blocking;
 mod config;
-mod disk;
 mod namenode_client;
 mod run;
 mod server;

@@ -9,6 +9,7 @@ use quarry_common::wire::cluster::{
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
+use quarry_host::{clock, random};
 use quarry_net::identity::Role;
 use quarry_net::rpc::{NodeProtocol, Observer, RpcClient, RpcError};
 use quarry_net::transport::{Expect, Transport, TransportError};
@@ -113,13 +114,13 @@ impl NameNodeClient {
     /// Whether the NameNode says that it has not heard of the node for some time. If it cannot be asked, nobody knows.
     pub(crate) async fn has_lost(&self, node: NodeId) -> bool {
         let mut silent = self.silent.lock().await;
-        if silent.asked.is_none_or(|asked| asked.elapsed() >= SILENT_HOLD)
+        if silent.asked.is_none_or(|asked| clock::since(asked) >= SILENT_HOLD)
             && let Some(client) = self.client()
         {
             let placement = client.call(NodeRequest::Placement, CALL_TIMEOUT).await;
             let Ok(Ok(NodeReply::Placement(Placement { nodes, .. }))) = placement else { return false };
             let lost = nodes.into_iter().filter(|n| matches!(n.state, NodeState::Suspect | NodeState::Dead));
-            *silent = Silent { asked: Some(Instant::now()), nodes: lost.map(|n| n.id).collect() };
+            *silent = Silent { asked: Some(clock::now()), nodes: lost.map(|n| n.id).collect() };
         }
         silent.nodes.contains(&node)
     }
@@ -166,7 +167,7 @@ impl NameNodeClient {
                 tracing::warn!(namenode = %introduction.namenode, error = text, "no conversation with the NameNode, trying again");
                 said = text;
             }
-            let part = rand::rng().random_range(0.5..1.0);
+            let part = random::rng().random_range(0.5..1.0);
             sleep(pause.mul_f64(part)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -284,8 +285,8 @@ async fn learn_groups(client: &RpcClient<NodeProtocol>, node: NodeId, store: &St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::faulty::FaultyDisk;
     use crate::store::{Options, Owner};
+    use quarry_host::disk::faulty::FaultyDisk;
 
     #[test]
     fn the_largest_heartbeat_fits_into_a_datagram() {

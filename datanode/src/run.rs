@@ -3,13 +3,14 @@
 use crate::background;
 use crate::blocking::Blocking;
 use crate::config::DataNodeConfig;
-use crate::disk::{Disk, RealDisk};
 use crate::namenode_client::{Introduction, NameNodeClient};
 use crate::server::Server;
 use crate::store::{Options, Owner, Store};
 use anyhow::{Context, bail, ensure};
 use quarry_common::wire::cluster::RegisterNode;
 use quarry_datanode_client::DataNodeClient;
+use quarry_host::disk::{self, Disk};
+use quarry_host::{random, task};
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::Transport;
 use rand::Rng;
@@ -35,7 +36,7 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: oneshot::Sender<SocketAddr>,
 ) -> anyhow::Result<()> {
-    run_on(Arc::new(RealDisk), config, transport, shutdown, ready).await
+    run_on(disk::current(), config, transport, shutdown, ready).await
 }
 
 /// The same on any disk.
@@ -78,11 +79,16 @@ pub(crate) async fn run_on(
     let mut tasks = JoinSet::new();
     {
         let store = store.clone();
-        tasks.spawn(async move { namenode.converse(&introduction, transport.as_ref(), &store).await });
+        task::spawn_in(&mut tasks, async move {
+            namenode.converse(&introduction, transport.as_ref(), &store).await
+        });
     }
-    tasks.spawn(background::sync(store.clone(), blocking.clone()));
-    tasks.spawn(background::watch_space(store.clone(), blocking.clone()));
-    tasks.spawn(background::scrub(store.clone(), blocking.clone(), config.scrub_bytes_per_second));
+    task::spawn_in(&mut tasks, background::sync(store.clone(), blocking.clone()));
+    task::spawn_in(&mut tasks, background::watch_space(store.clone(), blocking.clone()));
+    task::spawn_in(
+        &mut tasks,
+        background::scrub(store.clone(), blocking.clone(), config.scrub_bytes_per_second),
+    );
     tracing::info!(node = %config.node, %address, chunks = store.figures().chunks, "serving");
     // Whoever started us may not care to know.
     let _ = ready.send(address);
@@ -131,7 +137,7 @@ async fn open_store(
         reserve: config.reserve_bytes,
         limit: config.capacity,
     };
-    let new_id = rand::rng().random();
+    let new_id = random::rng().random();
     let store = blocking.run(move || Store::open(disk, &options, new_id)).await?;
     Ok(Arc::new(store))
 }
@@ -150,10 +156,10 @@ fn advertised(config: &DataNodeConfig, listening: SocketAddr) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::faulty::FaultyDisk;
     use crate::testing::{Cluster, data, file_of, ids};
     use quarry_common::ids::{Epoch, NodeId, PgId};
     use quarry_common::wire::cluster::{Group, Member, MemberState, Placement, Replication};
+    use quarry_host::disk::faulty::FaultyDisk;
 
     #[tokio::test]
     async fn registers_beats_and_comes_back_when_the_namenode_does() {

@@ -22,6 +22,8 @@ pub struct NameNodeConfig {
     pub default_replication: Replication,
     /// What DataNodes are told.
     pub heartbeat_interval: Duration,
+    /// Size of a segment file of the log in bytes, a multiple of 4096.
+    pub log_segment_bytes: u64,
     /// A DataNode silent for this long is suspect.
     pub suspect_after: Duration,
     /// A DataNode silent for this long is dead.
@@ -50,6 +52,7 @@ impl NameNodeConfig {
             cluster: "quarry".to_owned(),
             default_replication: Replication::Factor(3),
             heartbeat_interval: HEARTBEAT_INTERVAL,
+            log_segment_bytes: quarry_log::SEGMENT_BYTES,
             suspect_after: SUSPECT_AFTER,
             dead_after: DEAD_AFTER,
             session_ttl: SESSION_TTL,

@@ -12,10 +12,13 @@
 use anyhow::{Context, bail};
 use quarry_common::ids::NameNodeId;
 use quarry_host::crashsafe;
+use quarry_host::disk::Disk;
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
+/// Bytes of `namenode.toml`; a larger file is not ours.
+const IDENTITY_MAX: u64 = 64 << 10;
 /// The version of the directory's layout.
 const FORMAT: u32 = 1;
 
@@ -23,28 +26,29 @@ const FORMAT: u32 = 1;
 pub(crate) struct Home {
     dir: PathBuf,
     /// Holds the lock.
-    _lock: File,
+    _lock: Box<dyn Send + Sync>,
 }
 
 impl Home {
     /// Takes the directory, which is made if it is missing.
-    pub(crate) fn open(dir: &Path, cluster: &str, node: NameNodeId) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let lock = lock(dir)?;
+    pub(crate) fn open(disk: &dyn Disk, dir: &Path, cluster: &str, node: NameNodeId) -> anyhow::Result<Self> {
+        disk.create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let lock = lock(disk, dir)?;
         let home = Self { dir: dir.to_owned(), _lock: lock };
         let path = home.identity();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
+        let found = crashsafe::read_file(disk, &path, IDENTITY_MAX)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        match found {
+            Some(text) => {
                 check(&text, cluster, node).with_context(|| format!("cannot use {}", dir.display()))?;
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 let mut text = String::new();
                 write!(text, "format = {FORMAT}\ncluster = \"{cluster}\"\nnode = {node}\n")
                     .expect("a string takes what is written to it");
-                crashsafe::write_file(&path, text.as_bytes())
+                crashsafe::write_file(disk, &path, text.as_bytes())
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
         Ok(home)
     }
@@ -64,18 +68,14 @@ impl Home {
     }
 }
 
-fn lock(dir: &Path) -> anyhow::Result<File> {
+fn lock(disk: &dyn Disk, dir: &Path) -> anyhow::Result<Box<dyn Send + Sync>> {
     let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("{} is in use by another NameNode process", dir.display()),
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    match disk.lock(&path) {
+        Ok(lock) => Ok(lock),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            bail!("{} is in use by another NameNode process", dir.display())
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
@@ -85,11 +85,12 @@ struct Owner {
     node: u64,
 }
 
-fn check(text: &str, cluster: &str, node: NameNodeId) -> anyhow::Result<()> {
+fn check(text: &[u8], cluster: &str, node: NameNodeId) -> anyhow::Result<()> {
     #[derive(serde::Deserialize)]
     struct Version {
         format: u32,
     }
+    let text = std::str::from_utf8(text).context("its namenode.toml is damaged")?;
     let Version { format } = toml::from_str(text).context("its namenode.toml is damaged")?;
     if format > FORMAT {
         bail!("it has format {format}, this program reads up to {FORMAT}: use a newer version");
@@ -107,9 +108,10 @@ fn check(text: &str, cluster: &str, node: NameNodeId) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_host::disk::RealDisk;
 
     fn open(dir: &Path, cluster: &str, node: u64) -> Result<Home, String> {
-        Home::open(dir, cluster, NameNodeId(node)).map_err(|e| format!("{e:#}"))
+        Home::open(&RealDisk, dir, cluster, NameNodeId(node)).map_err(|e| format!("{e:#}"))
     }
 
     #[test]

@@ -12,11 +12,13 @@
 //! durable transaction, and then replaces it.
 
 use quarry_common::checksum::crc32c;
-use quarry_host::crashsafe::fsync_dir;
+use quarry_host::crashsafe;
+use quarry_host::disk::{Disk, DiskFile};
 use quarry_namenode_core::{Base, BaseError, Overlay, Pair};
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
 };
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -52,6 +54,39 @@ fn store(error: impl std::fmt::Display) -> KvError {
 pub(crate) struct RedbBase {
     database: Database,
     view: RwLock<Arc<View>>,
+    /// Held until the database is closed.
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// The database's file on a disk.
+struct Backend(Arc<dyn DiskFile>);
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a file")
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_length(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
 }
 
 /// The database as one checkpoint left it; it stays so as long as this lives.
@@ -64,20 +99,26 @@ impl RedbBase {
     ///
     /// # Errors
     /// When the file cannot be read, is in use, or is not a database of a NameNode of this or an older version.
-    pub(crate) fn open(path: &Path) -> Result<Self, KvError> {
-        let is_new = !path.exists();
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        let database = database.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => KvError::InUse,
-            other => store(other),
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, KvError> {
+        // On a real disk the lock makes the file, if it is missing.
+        let lock = disk.lock(path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => KvError::InUse,
+            _ => store(error),
         })?;
+        let file = match disk.open_writable(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(path),
+            other => other,
+        };
+        let backend = Backend(file.map_err(store)?);
+        let is_new = backend.0.length().map_err(store)? == 0;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+        let database = database.map_err(store)?;
         if is_new {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            fsync_dir(parent.unwrap_or(Path::new("."))).map_err(store)?;
+            disk.sync_dir(crashsafe::parent(path)).map_err(store)?;
         }
         check_format(&database)?;
         let view = RwLock::new(Arc::new(View::open(&database)?));
-        Ok(Self { database, view })
+        Ok(Self { database, view, _lock: lock })
     }
 
     /// Brings the changes in as one durable transaction: after a crash all are there, or none.
@@ -221,7 +262,12 @@ fn hex(key: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use quarry_host::disk::RealDisk;
     use quarry_namenode_core::MemoryBase;
+
+    fn open(path: &Path) -> Result<RedbBase, KvError> {
+        RedbBase::open(&RealDisk, path)
+    }
 
     fn overlay(changes: &[(&str, Option<&str>)]) -> Overlay {
         changes.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.map(|v| v.as_bytes().to_vec()))).collect()
@@ -231,8 +277,8 @@ mod tests {
     fn checkpoints_survive_and_snapshots_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let base = RedbBase::open(&path).unwrap();
-        assert!(matches!(RedbBase::open(&path), Err(KvError::InUse)));
+        let base = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(KvError::InUse)));
         assert_eq!(base.get(b"a").unwrap(), None);
         base.checkpoint(&overlay(&[("a", Some("1")), ("b", Some("2")), ("c", Some(""))])).unwrap();
         let snapshot = base.snapshot().unwrap();
@@ -240,7 +286,7 @@ mod tests {
         assert_eq!(snapshot.get(b"a").unwrap(), Some(b"1".to_vec()));
         assert_eq!(snapshot.scan(b"a", b"z", 10).unwrap().len(), 3);
         drop((base, snapshot));
-        let base = RedbBase::open(&path).unwrap();
+        let base = open(&path).unwrap();
         let pairs = base.scan(b"a", b"d", 10).unwrap();
         assert_eq!(pairs, [(b"b".to_vec(), b"3".to_vec()), (b"c".to_vec(), Vec::new())]);
         assert_eq!(base.scan(b"", b"z", 1).unwrap().len(), 1);
@@ -251,7 +297,7 @@ mod tests {
     fn a_damaged_record_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let base = RedbBase::open(&path).unwrap();
+        let base = open(&path).unwrap();
         base.checkpoint(&overlay(&[("key", Some("a value that is easy to find"))])).unwrap();
         drop(base);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -264,7 +310,7 @@ mod tests {
         }
         std::fs::write(&path, bytes).unwrap();
         // Or redb itself refuses it.
-        if let Ok(base) = RedbBase::open(&path) {
+        if let Ok(base) = open(&path) {
             assert!(base.get(b"key").is_err());
             assert!(base.scan(b"a", b"z", 10).is_err());
         }
@@ -274,15 +320,13 @@ mod tests {
     fn other_and_newer_databases_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let newer = dir.path().join("newer");
-        drop(RedbBase::open(&newer).unwrap());
+        drop(open(&newer).unwrap());
         let database = Database::create(&newer).unwrap();
         let transaction = database.begin_write().unwrap();
         transaction.open_table(ABOUT).unwrap().insert(FORMAT_KEY, FORMAT + 1).unwrap();
         transaction.commit().unwrap();
         drop(database);
-        assert!(
-            matches!(RedbBase::open(&newer), Err(KvError::FutureFormat { found }) if found == FORMAT + 1)
-        );
+        assert!(matches!(open(&newer), Err(KvError::FutureFormat { found }) if found == FORMAT + 1));
 
         let other = dir.path().join("other");
         let database = Database::create(&other).unwrap();
@@ -290,11 +334,11 @@ mod tests {
         transaction.open_table(TableDefinition::<u64, u64>::new("something")).unwrap();
         transaction.commit().unwrap();
         drop(database);
-        assert!(matches!(RedbBase::open(&other), Err(KvError::Foreign)));
+        assert!(matches!(open(&other), Err(KvError::Foreign)));
 
         let text = dir.path().join("text");
         std::fs::write(&text, "not a database").unwrap();
-        assert!(matches!(RedbBase::open(&text), Err(KvError::Store(_))));
+        assert!(matches!(open(&text), Err(KvError::Store(_))));
     }
 
     type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -310,7 +354,7 @@ mod tests {
         #[test]
         fn it_agrees_with_a_base_in_memory(rounds in changes(), from in prop::collection::vec(0..4u8, 0..3)) {
             let dir = tempfile::tempdir().unwrap();
-            let base = RedbBase::open(&dir.path().join("state.redb")).unwrap();
+            let base = open(&dir.path().join("state.redb")).unwrap();
             let mut memory = MemoryBase::default();
             for changes in rounds {
                 let overlay: Overlay = changes.into_iter().collect();

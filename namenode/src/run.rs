@@ -10,7 +10,8 @@ use crate::workers::{self, Checkpointer, FsckDesk, Tools};
 use crate::{service, workers::save};
 use anyhow::{Context, anyhow, bail};
 use quarry_datanode_client::DataNodeClient;
-use quarry_host::clock::{Clock, SystemClock};
+use quarry_host::thread::{self, Running as Thread};
+use quarry_host::{clock, disk, task};
 use quarry_log::{Committed, Log, LogConfig};
 use quarry_namenode_core::{Base, Body, Outcome, State};
 use quarry_net::transport::{Listener, Transport};
@@ -36,7 +37,7 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let home = Home::open(&config.dir, &config.cluster, config.node)?;
+    let home = Home::open(&*disk::current(), &config.dir, &config.cluster, config.node)?;
     let listener: Arc<dyn Listener> = transport
         .listen(config.listen)
         .await
@@ -58,25 +59,23 @@ struct Running {
     fsck: Arc<FsckDesk>,
     delivered: watch::Receiver<u64>,
     stop: CancellationToken,
-    ended: oneshot::Receiver<Result<Owner, Fatal>>,
+    owner_thread: Thread<Result<Owner, Fatal>>,
 }
 
 /// Opens database and log, and starts the owner.
 async fn start(config: &Arc<NameNodeConfig>, home: &Home, address: SocketAddr) -> anyhow::Result<Running> {
     let path = home.database();
-    let (base, state) = tokio::task::spawn_blocking(move || open_state(&path)).await??;
+    let (base, state) = task::spawn_blocking(move || open_state(&path)).await??;
     let (sink, committed) = mpsc::channel(COMMITTED_MAX);
-    let log = Log::open(LogConfig::new(home.log(), config.node), state.applied(), sink)
-        .await
-        .context("cannot open the log")?;
+    let log_config =
+        LogConfig { segment_bytes: config.log_segment_bytes, ..LogConfig::new(home.log(), config.node) };
+    let log = Log::open(log_config, state.applied(), sink).await.context("cannot open the log")?;
     let log = Arc::new(log);
     let (owner, events) = Handle::new();
     let (delivered_tx, delivered) = watch::channel(state.applied());
     let (board, fsck) = (Arc::new(Board::default()), Arc::new(FsckDesk::default()));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let around = Surroundings {
         config: config.clone(),
-        clock,
         log: log.clone(),
         address,
         board: board.clone(),
@@ -84,40 +83,28 @@ async fn start(config: &Arc<NameNodeConfig>, home: &Home, address: SocketAddr) -
         delivered: delivered_tx,
     };
     let stop = CancellationToken::new();
-    let ended = spawn_owner(around, state, events, committed, stop.clone())?;
-    Ok(Running { owner, base, log, board, fsck, delivered, stop, ended })
+    let owner_thread = spawn_owner(around, state, events, committed, stop.clone())?;
+    Ok(Running { owner, base, log, board, fsck, delivered, stop, owner_thread })
 }
 
 fn open_state(path: &std::path::Path) -> anyhow::Result<(Arc<RedbBase>, State)> {
-    let base = Arc::new(RedbBase::open(path).with_context(|| format!("cannot open {}", path.display()))?);
+    let base = Arc::new(
+        RedbBase::open(&*disk::current(), path).with_context(|| format!("cannot open {}", path.display()))?,
+    );
     let below: Arc<dyn Base> = base.clone();
     let state = State::open(below).with_context(|| format!("cannot use {}", path.display()))?;
     Ok((base, state))
 }
 
-/// The owner works on a thread of its own, with a runtime for nothing else: nothing that other tasks do delays it.
 fn spawn_owner(
     around: Surroundings,
     state: State,
     events: mpsc::Receiver<Event>,
     committed: mpsc::Receiver<Committed>,
     stop: CancellationToken,
-) -> anyhow::Result<oneshot::Receiver<Result<Owner, Fatal>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .context("cannot start the owner's runtime")?;
-    let (ended, end) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("namenode-owner".to_owned())
-        .spawn(move || {
-            let owner = Owner::new(around, state);
-            let result = runtime.block_on(owner.run(Inputs { events, committed, stop }));
-            // Nobody waits for it if the process gave up before.
-            let _ = ended.send(result);
-        })
-        .context("cannot start the owner's thread")?;
-    Ok(end)
+) -> anyhow::Result<Thread<Result<Owner, Fatal>>> {
+    let owner = async move { Owner::new(around, state).run(Inputs { events, committed, stop }).await };
+    thread::run("namenode-owner", owner).context("cannot start the owner's thread")
 }
 
 /// From the end of the start to the beginning of the stop.
@@ -146,7 +133,7 @@ async fn serve(
     }
     let stop = running.stop.child_token();
     let workers = workers::start(&tools, running.fsck.clone(), &stop);
-    let accepting = tokio::spawn(service::accept(listener.clone(), running.owner.clone()));
+    let accepting = task::spawn(service::accept(listener.clone(), running.owner.clone()));
     tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
     // Whoever started us may not care.
     let _ = ready.send(listener.local_address());
@@ -169,11 +156,11 @@ async fn serve(
 async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<()> {
     let recovered = running.log.recovered();
     let mut delivered = running.delivered.clone();
-    let begun = std::time::Instant::now();
+    let begun = clock::now();
     if delivered.wait_for(|d| *d >= recovered).await.is_err() {
         bail!("the log was not applied to its end");
     }
-    tracing::info!(upto = recovered, ms = begun.elapsed().as_millis() as u64, "log applied");
+    tracing::info!(upto = recovered, ms = clock::since(begun).as_millis() as u64, "log applied");
     let cluster = running.owner.ask(|owner| Ok(owner.cluster())).await?;
     if cluster.is_empty() {
         let body =
@@ -199,7 +186,8 @@ impl Running {
     /// Ends the owner, and saves what it has, so that the next start has nothing to apply.
     async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        let ended = self.ended.await.map_err(|_| anyhow!("the owner of the state panicked"))?;
+        let ended =
+            self.owner_thread.ended().await.map_err(|_| anyhow!("the owner of the state panicked"))?;
         let result = match ended {
             Ok(mut owner) => {
                 if let Some((overlay, applied)) = owner.freeze()

@@ -4,6 +4,7 @@ use crate::handle::{Handle, Introduction};
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::session::Request;
+use quarry_host::task;
 use quarry_net::frame;
 use quarry_net::identity::Role;
 use quarry_net::rpc::{self, NodeProtocol, Peer, Replier, Service, SessionProtocol};
@@ -25,7 +26,7 @@ pub(crate) async fn accept(listener: Arc<dyn Listener>, owner: Handle) {
             continue;
         };
         let owner = owner.clone();
-        tokio::spawn(async move {
+        task::spawn(async move {
             serve(connection, owner).await;
             drop(permit);
         });

@@ -20,8 +20,12 @@ pub trait Operation: Clone + Debug {
     /// The object.
     type State: Clone + Eq + Hash + Debug;
 
-    /// The object after the operation, or `None` if on this object it could not have returned what it did.
-    fn apply(&self, state: &Self::State) -> Option<Self::State>;
+    /// Some states.
+    type Outcomes: IntoIterator<Item = Self::State>;
+
+    /// The object after the operation, one state for each way it can have gone; none if on this object it could not have returned
+    /// what it did.
+    fn apply(&self, state: &Self::State) -> Self::Outcomes;
 }
 
 /// An operation that was done.
@@ -93,7 +97,7 @@ fn after_return<O: Operation>(
         }
         let waiting = running.iter().enumerate().filter(|(s, _)| effective & (1 << s) == 0);
         for (next, i) in waiting.filter_map(|(s, i)| Some((s, (*i)?))) {
-            if let Some(state) = history[i].operation.apply(&state) {
+            for state in history[i].operation.apply(&state) {
                 let configuration = (state, effective | (1 << next));
                 if seen.insert(configuration.clone()) {
                     todo.push(configuration);
@@ -135,6 +139,7 @@ mod tests {
 
     impl Operation for Register {
         type State = u64;
+        type Outcomes = Option<u64>;
 
         fn apply(&self, state: &u64) -> Option<u64> {
             match self {

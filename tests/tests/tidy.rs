@@ -99,3 +99,63 @@ fn scripts_and_units_can_be_used() {
         }
     }
 }
+
+/// Crates that run in the simulation, where a process has its own clocks, randomness, disks and tasks.
+const SIMULATED: [&str; 5] =
+    ["common/net/src", "namenode/src", "namenode/log/src", "datanode/src", "client/src"];
+/// The real network, and the files of identities, which a simulation replaces.
+const NOT_SIMULATED: [&str; 2] = ["common/net/src/transport/quic", "common/net/src/identity"];
+/// What only the facades of `quarry-host` may use: nothing in a simulated crate may look past them at the machine.
+const MACHINE: [&str; 22] = [
+    "tokio::spawn",
+    "tokio::task::spawn",
+    "spawn_local",
+    "Handle::current",
+    "std::thread",
+    "thread::sleep",
+    "block_in_place",
+    "block_on(",
+    "SystemTime",
+    "UNIX_EPOCH",
+    "clock_gettime",
+    "std::time::Instant::now",
+    "rand::rng",
+    "rand::random",
+    "RandomState",
+    "getrandom",
+    "std::fs",
+    "tokio::fs",
+    "rustix::fs",
+    "OpenOptions",
+    "std::process",
+    "std::env",
+];
+
+/// The part of a source file that is no test.
+fn production(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
+}
+
+#[test]
+fn simulated_crates_use_the_machine_only_through_the_facades() {
+    for (name, text) in files("*.rs") {
+        let simulated = SIMULATED.iter().any(|dir| name.starts_with(dir))
+            && !NOT_SIMULATED.iter().any(|dir| name.starts_with(dir));
+        let is_test = name.contains("/tests/") || name.contains("/testing/") || name.ends_with("tests.rs");
+        if !simulated || is_test {
+            continue;
+        }
+        let text = production(&text);
+        let of_std = |line: &str| line.contains("use std::time::") && line.contains("Instant");
+        let std_instant = text.lines().any(of_std);
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let looks_at_clock =
+                std_instant && (line.contains("Instant::now()") || line.contains(".elapsed()"));
+            let found = MACHINE.iter().find(|word| line.contains(**word));
+            assert!(
+                found.is_none() && !looks_at_clock,
+                "{name} looks past the facades of quarry-host: {line}"
+            );
+        }
+    }
+}

@@ -12,12 +12,13 @@ use futures::future::join_all;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::session::Request;
+use quarry_host::task::{self, spawn_blocking};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Recalls acknowledged together: one small frame.
@@ -54,14 +55,14 @@ impl Forgetter {
     /// Works until the cache is dropped.
     pub(crate) fn start(self, session: &Arc<Session>, files: &Arc<Files>) {
         let (acknowledgements, recalled) = mpsc::channel(ACKNOWLEDGEMENTS);
-        tokio::spawn(acknowledge(Arc::downgrade(session), recalled));
+        task::spawn(acknowledge(Arc::downgrade(session), recalled));
         let kernel = Arc::new(Kernel {
             invalidator: self.invalidator,
             reads: self.reads,
             session: Arc::downgrade(session),
             files: Arc::downgrade(files),
         });
-        tokio::spawn(work(self.jobs, self.uncovered, kernel, acknowledgements));
+        task::spawn(work(self.jobs, self.uncovered, kernel, acknowledgements));
     }
 }
 
@@ -106,7 +107,7 @@ async fn work(
             }
             Job::Barrier(done) => {
                 let all = running.before_now();
-                tokio::spawn(async move {
+                task::spawn(async move {
                     all.await;
                     // The caller may have given up.
                     let _ = done.send(());
@@ -133,7 +134,7 @@ impl Running {
             number
         };
         let running = Arc::clone(self);
-        tokio::spawn(async move {
+        task::spawn(async move {
             task.await;
             lock(&running.tasks).1.remove(&number);
             running.ended.notify_waiters();
@@ -236,7 +237,7 @@ impl Kernel {
             && self.is_looked_up(ino)
             && started.elapsed() < LEASE_TERM
         {
-            std::thread::sleep(UNKNOWN_PAUSE);
+            thread::sleep(UNKNOWN_PAUSE);
         }
     }
 
@@ -329,7 +330,7 @@ async fn acknowledge(session: Weak<Session>, mut recalled: mpsc::Receiver<(u64, 
         let Some(session) = session.upgrade() else { return };
         let batch = std::mem::take(&mut batch);
         // A slow answer delays no later acknowledgement.
-        tokio::spawn(async move {
+        task::spawn(async move {
             // An inode that the NameNode learns is open stays so until this is answered: its closing must not come first.
             let open: Vec<_> = batch.iter().map(|(_, ino)| session.opens().reveal(*ino)).collect();
             let recalls =

@@ -29,6 +29,7 @@ use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::LeaseGrant;
+use quarry_host::clock;
 use reads::Reads;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -122,7 +123,7 @@ impl Cache {
     /// A request was answered.
     pub(crate) fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         let mut table = self.table();
-        table.answered(leases, sent_at, Instant::now());
+        table.answered(leases, sent_at, clock::now());
         self.pass_on(&mut table);
     }
 
@@ -156,7 +157,7 @@ impl Cache {
 
     fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        table.lapse(clock::now());
         let held = held(&table);
         self.pass_on(&mut table);
         held
@@ -208,7 +209,7 @@ impl Cache {
     /// The answer to a question, if it is known for sure.
     pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         let mut table = self.table();
-        table.lapse(Instant::now());
+        table.lapse(clock::now());
         let found = table.find(query);
         self.pass_on(&mut table);
         found
@@ -246,7 +247,7 @@ impl Cache {
         query: &Query,
         count: impl FnOnce(&Attr),
     ) -> Option<Result<(Attr, Duration), FsError>> {
-        let now = Instant::now();
+        let now = clock::now();
         let mut table = self.table();
         table.lapse(now);
         let found = table.find(query);
@@ -272,7 +273,7 @@ impl Cache {
         let table = self.table();
         count();
         let known = table.knows_attr(attr);
-        let time = table.term_left(Instant::now());
+        let time = table.term_left(clock::now());
         drop(table);
         if known && self.may_remember(attr.ino) { time } else { Duration::ZERO }
     }

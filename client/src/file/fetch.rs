@@ -6,10 +6,10 @@ use crate::traits::ChunkIo;
 use bytes::Bytes;
 use quarry_common::ids::ChunkId;
 use quarry_common::wire::error::FsError;
+use quarry_host::task::Spawner;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 /// Bytes of a chunk that somebody wants.
@@ -28,7 +28,7 @@ pub(crate) struct Fetcher {
     cache: BlockCache,
     flights: Mutex<HashMap<ChunkId, Vec<Flight>>>,
     permits: Semaphore,
-    runtime: Handle,
+    runtime: Spawner,
 }
 
 type Outcome = Option<Result<Bytes, GetError>>;
@@ -47,7 +47,7 @@ impl Fetcher {
             cache,
             flights: Mutex::default(),
             permits: Semaphore::new(at_once),
-            runtime: Handle::current(),
+            runtime: Spawner::current(),
         })
     }
 

@@ -9,7 +9,6 @@ use futures::future::join_all;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::Attr;
-use quarry_host::clock::Clock;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,11 +28,10 @@ impl Files {
     pub(crate) fn new(
         meta: Arc<dyn Meta>,
         io: Arc<dyn ChunkIo>,
-        clock: Arc<dyn Clock>,
         config: FilesConfig,
         closed: Closed,
     ) -> Arc<Self> {
-        let shared = Arc::new(Shared::new(meta, io, clock, config, closed));
+        let shared = Arc::new(Shared::new(meta, io, config, closed));
         let files = Arc::new(Self { shared, registry: Arc::default() });
         files.shared.runtime.spawn(flush_by_age(Arc::downgrade(&files)));
         files.shared.runtime.spawn(sync_by_age(Arc::downgrade(&files)));

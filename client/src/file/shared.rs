@@ -6,9 +6,8 @@ use super::fetch::Fetcher;
 use super::unsynced::Unsynced;
 use crate::traits::{ChunkIo, Meta};
 use quarry_common::ids::Ino;
-use quarry_host::clock::Clock;
+use quarry_host::task::Spawner;
 use std::sync::Arc;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 /// Sizes of a mount's memory and how much goes on at once.
@@ -46,13 +45,12 @@ pub(crate) type Closed = Box<dyn Fn(Ino) + Send + Sync>;
 pub(crate) struct Shared {
     pub(crate) meta: Arc<dyn Meta>,
     pub(crate) io: Arc<dyn ChunkIo>,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: FilesConfig,
     pub(crate) budget: Budget,
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) puts: Semaphore,
     pub(crate) unsynced: Unsynced,
-    pub(crate) runtime: Handle,
+    pub(crate) runtime: Spawner,
     pub(crate) closed: Closed,
 }
 
@@ -61,7 +59,6 @@ impl Shared {
     pub(crate) fn new(
         meta: Arc<dyn Meta>,
         io: Arc<dyn ChunkIo>,
-        clock: Arc<dyn Clock>,
         config: FilesConfig,
         closed: Closed,
     ) -> Self {
@@ -71,10 +68,9 @@ impl Shared {
             budget: Budget::new(config.write_buffer_bytes),
             puts: Semaphore::new(config.puts),
             unsynced: Unsynced::default(),
-            runtime: Handle::current(),
+            runtime: Spawner::current(),
             meta,
             io,
-            clock,
             config,
             closed,
         }

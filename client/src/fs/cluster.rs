@@ -9,8 +9,9 @@ use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Pla
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
 use quarry_common::wire::session::{Reply, Request};
+use quarry_host::clock;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A cluster that is away for longer than this is described as it was last known.
 const STATFS_WAIT: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ impl FileSystem {
     pub async fn statfs(&self) -> Result<StatFs, FsError> {
         let known = || self.0.statfs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((stat, since)) = &*known()
-            && since.elapsed() < STATFS_TIME
+            && clock::since(*since) < STATFS_TIME
         {
             return Ok(*stat);
         }
@@ -41,7 +42,7 @@ impl FileSystem {
         };
         match answer {
             QueryReply::StatFs(stat) => {
-                *known() = Some((stat, Instant::now()));
+                *known() = Some((stat, clock::now()));
                 Ok(stat)
             }
             other => Err(unexpected(&other)),

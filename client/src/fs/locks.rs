@@ -6,6 +6,7 @@ use crate::session::Session;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::session::{Lock, LockKind, Reply, Request};
+use quarry_host::task;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -19,7 +20,7 @@ impl FileSystem {
             return set(&self.0.session, ino, lock, false).await;
         }
         let (done, answer) = oneshot::channel();
-        tokio::spawn(wait_for(self.0.session.clone(), ino, lock, done));
+        task::spawn(wait_for(self.0.session.clone(), ino, lock, done));
         answer.await.unwrap_or(Err(FsError::Interrupted))
     }
 

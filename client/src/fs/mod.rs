@@ -31,7 +31,7 @@ use owners::Owners;
 use quarry_common::ids::Ino;
 use quarry_common::wire::fs::{Attr, StatFs};
 use quarry_common::wire::session::{LeaseGrant, Push};
-use quarry_host::clock::SystemClock;
+use quarry_host::task;
 use quarry_net::transport::Transport;
 use retries::Retries;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -84,7 +84,7 @@ impl Hub {
         match inode.filter(about_to_put) {
             Some(inode) => {
                 let cache = self.cache.clone();
-                tokio::spawn(async move {
+                task::spawn(async move {
                     inode.let_writers_go_first().await;
                     cache.recall(number, ino);
                 });
@@ -137,13 +137,13 @@ impl FileSystem {
         let files_of = OnceLock::new();
         let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone(), files: files_of });
         let session = Arc::new(Session::open(config, transport, hub.clone()).await?);
-        tokio::spawn(follow(placement.clone(), Arc::downgrade(&session)));
-        tokio::spawn(reconnect_after_lapses(cache.clone(), Arc::downgrade(&session)));
+        task::spawn(follow(placement.clone(), Arc::downgrade(&session)));
+        task::spawn(reconnect_after_lapses(cache.clone(), Arc::downgrade(&session)));
         let meta = Arc::new(Metadata::new(session.clone(), cache.clone()));
         let transfer = Arc::new(Transfer::new(session.clone(), placement));
         let opens = session.opens().clone();
         let closed = Box::new(move |ino| opens.leave(ino));
-        let files = Files::new(meta.clone(), transfer, Arc::new(SystemClock), files_config, closed);
+        let files = Files::new(meta.clone(), transfer, files_config, closed);
         let _ = hub.files.set(Arc::downgrade(&files));
         forgetter.start(&session, &files);
         let (owners, root, retries, statfs) = Default::default();

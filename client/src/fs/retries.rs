@@ -11,6 +11,7 @@ use crate::file::{OpenFile, OpenMode};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Caller, FileKind};
+use quarry_host::task;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,7 +83,7 @@ impl Retries {
         self.count.store(tasks.len(), Ordering::Release);
         drop(tasks);
         let retries = Arc::clone(self);
-        tokio::spawn(async move {
+        task::spawn(async move {
             tokio::time::sleep(HOLD).await;
             retries.end(task, Some(number));
         });

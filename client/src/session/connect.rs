@@ -7,6 +7,7 @@ use crate::error::ClientError;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::session::{ClientInfo, Reply, Request};
+use quarry_host::{clock, process};
 use quarry_net::identity::Role;
 use quarry_net::rpc::{RpcClient, RpcError, SessionProtocol};
 use quarry_net::transport::{Expect, TransportError};
@@ -67,11 +68,11 @@ impl From<RpcError> for Failure {
 impl Inner {
     /// The first connection of all. A NameNode that refuses is an error here, and not worth waiting for.
     pub(super) async fn first_connection(&self) -> Result<Connected, ClientError> {
-        let started = tokio::time::Instant::now();
+        let started = clock::now();
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         let mut reason = "no answer".to_owned();
         for turn in 0.. {
-            let left = self.config.soft_timeout.map(|limit| limit.saturating_sub(started.elapsed()));
+            let left = self.config.soft_timeout.map(|limit| limit.saturating_sub(clock::since(started)));
             let attempt = self.attempt(turn);
             let result = match left {
                 Some(left) => match tokio::time::timeout(left, attempt).await {
@@ -194,8 +195,11 @@ impl Inner {
 
     /// Opens a session. If there was one before, its open files are opened again and its locks are lost.
     async fn begin(&self, client: &RpcClient<SessionProtocol>) -> Result<SessionId, Failure> {
-        let info =
-            ClientInfo { host: host_name(), pid: std::process::id(), purpose: self.config.purpose.clone() };
+        let info = ClientInfo {
+            host: process::host_name(),
+            pid: process::id(),
+            purpose: self.config.purpose.clone(),
+        };
         let session = match ask(client, Request::OpenSession(info)).await? {
             Ok(Reply::Session { session, .. }) => session,
             other => return Err(failure(other)),
@@ -240,10 +244,4 @@ fn failure(answer: Result<Reply, ServiceError>) -> Failure {
         Err(error) => Failure::Refused(error.to_string()),
         Ok(other) => Failure::Refused(format!("its answer makes no sense: {other:?}")),
     }
-}
-
-/// For people to tell sessions apart; nothing depends on it.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }

@@ -32,6 +32,7 @@ use quarry_common::wire::changes::CHANGES_WAIT_MAX_MS;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Mutation, MutationReply};
 use quarry_common::wire::session::{LOCK_WAIT_MAX_MS, LeaseGrant, Push, Reply, Request};
+use quarry_host::task;
 use quarry_net::rpc::{RpcClient, RpcError, SessionProtocol};
 use quarry_net::transport::{Transport, TransportError};
 use slots::{Slot, Slots};
@@ -143,8 +144,8 @@ impl Session {
         });
         let session = Self { inner: inner.clone() };
         let live = inner.first_connection().await?;
-        tokio::spawn(renew::supervise(inner.clone(), live));
-        tokio::spawn(renew::close_inodes(inner));
+        task::spawn(renew::supervise(inner.clone(), live));
+        task::spawn(renew::close_inodes(inner));
         Ok(session)
     }
 
@@ -175,7 +176,7 @@ impl Session {
             let slot = self.inner.slots.take().await;
             let (done, answer) = oneshot::channel();
             let inner = self.inner.clone();
-            tokio::spawn(async move {
+            task::spawn(async move {
                 let result = inner.carry_out(slot, mutation).await;
                 let _ = done.send(then(result));
             });

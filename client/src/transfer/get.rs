@@ -13,6 +13,7 @@ use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{GroupDigest, MemberState};
 use quarry_common::wire::error::FsError;
 use quarry_datanode_client::{CallError, DataNodeClient};
+use quarry_host::random;
 use rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,7 +88,7 @@ impl Transfer {
     /// in front.
     fn candidates(&self, table: &Table, id: ChunkId) -> Vec<Candidate> {
         let members = table.group(id.pg()).map_or(&[][..], |group| &group.members);
-        let explore = rand::rng().random_ratio(1, EXPLORE);
+        let explore = random::rng().random_ratio(1, EXPLORE);
         let mut ranked: Vec<_> = members
             .iter()
             .filter_map(|member| {

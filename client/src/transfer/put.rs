@@ -12,6 +12,7 @@ use quarry_common::wire::data::{Endpoint, WriteChunk};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{ChunkInfo, NewChunk};
 use quarry_datanode_client::{CallError, Written};
+use quarry_host::task;
 use std::sync::Arc;
 
 /// Smaller data is hashed at once: handing it to another thread would take longer.
@@ -228,7 +229,7 @@ async fn hash(data: Bytes) -> Result<Sums, FsError> {
     if quick {
         return Ok(sums());
     }
-    tokio::task::spawn_blocking(sums).await.map_err(|error| {
+    task::spawn_blocking(sums).await.map_err(|error| {
         // Only when the runtime shuts down.
         tracing::debug!(%error, "a chunk is not hashed");
         FsError::Io

@@ -1,30 +1,51 @@
-//! The time, behind a trait, so that a simulation can bring its own.
+//! The clocks: of a simulated process in a simulation, of the machine elsewhere.
 
+use crate::world;
 use quarry_common::wire::fs::Timestamp;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Tells the time.
-pub trait Clock: Send + Sync + 'static {
-    /// For what people see: timestamps of files.
-    fn now(&self) -> Timestamp;
-    /// For how long something takes: never goes back.
-    fn instant(&self) -> Instant;
-}
-
-/// The machine's clocks.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
+/// For what users see, such as the timestamps of files. Jumps when the clock is set.
+pub fn wall() -> Timestamp {
+    world::ask(|world| world.wall()).unwrap_or_else(|| {
         let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(after) => after.as_nanos() as i128,
             Err(before) => -(before.duration().as_nanos() as i128),
         };
         Timestamp(nanos)
-    }
+    })
+}
 
-    fn instant(&self) -> Instant {
-        Instant::now()
+/// For how long something takes: never goes back.
+pub fn now() -> Instant {
+    // Tokio's, so that timers and instants agree when a simulation or a test pauses the clock.
+    tokio::time::Instant::now().into_std()
+}
+
+/// The time that passed since an instant.
+pub fn since(instant: Instant) -> Duration {
+    now().saturating_duration_since(instant)
+}
+
+/// Time since the machine started, with the times in which it was suspended: for rights that end by time.
+pub fn boot() -> Duration {
+    world::ask(|world| world.boot()).unwrap_or_else(|| {
+        let time = clock_gettime(ClockId::Boottime);
+        // Neither is negative: the kernel counts from the start.
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_advance() {
+        let (instant, since_boot) = (now(), boot());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(since(instant) >= Duration::from_millis(2));
+        assert!(boot() >= since_boot + Duration::from_millis(2));
+        assert!(wall().0 > 0);
     }
 }

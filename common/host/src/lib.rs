@@ -1,8 +1,15 @@
-//! What Quarry needs of the machine it runs on: clocks, durable files, configuration and logs.
+//! What Quarry needs of the machine it runs on: clocks, randomness, tasks, threads, disks, configuration and
+//! logs.
 //!
 //! Every role uses this crate, and nothing here knows a role or the network.
 
 pub mod clock;
 pub mod config;
 pub mod crashsafe;
+pub mod disk;
+pub mod process;
+pub mod random;
+pub mod task;
 pub mod telemetry;
+pub mod thread;
+pub mod world;

@@ -4,6 +4,7 @@ use crate::timing::{CONNECT, REDIAL_AFTER};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use quarry_common::wire::data::Endpoint;
+use quarry_host::task;
 use quarry_net::identity::Role;
 use quarry_net::transport::{Connection, Expect, Transport, TransportError};
 use std::collections::HashMap;
@@ -86,7 +87,7 @@ impl Pool {
             })
         };
         // A task of its own: the attempt goes on when the request that began it is given up.
-        let task = tokio::spawn(dial);
+        let task = task::spawn(dial);
         async move { task.await.unwrap_or_else(|e| Err(TransportError::Lost(e.to_string()))) }
             .boxed()
             .shared()

@@ -12,6 +12,7 @@ use quarry_common::wire::data::{DataReply, DataResponse, Endpoint};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_datanode_client::{CallError, Page};
+use quarry_host::task;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
@@ -54,14 +55,14 @@ impl Server {
         let (done, outcome) = watch::channel(None);
         running.insert(pg, outcome.clone());
         let server = self.clone();
-        self.tasks.spawn(async move {
+        task::spawn(self.tasks.track_future(async move {
             let response = tokio::select! {
                 response = server.pull_group(pg, &source) => response,
                 () = server.shutdown.cancelled() => Err(ServiceError::Unavailable("shutting down".into())),
             };
             server.group_syncs.0.lock().expect("no thread panics while it holds the lock").remove(&pg);
             done.send_replace(Some(response));
-        });
+        }));
         outcome
     }
 

@@ -17,6 +17,7 @@ use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, IDS_MAX};
 use quarry_common::wire::error::ServiceError;
 use quarry_datanode_client::DataNodeClient;
+use quarry_host::task;
 use quarry_net::frame;
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::{Connection, Listener, RecvStream, SendStream, Stream, TransportError};
@@ -94,7 +95,7 @@ impl Server {
                 continue;
             };
             let server = self.clone();
-            tokio::spawn(async move {
+            task::spawn(async move {
                 server.serve_connection(connection).await;
                 drop(permit);
             });
@@ -123,11 +124,11 @@ impl Server {
                 }
             };
             let (server, connection) = (self.clone(), connection.clone());
-            self.tasks.spawn(async move {
+            task::spawn(self.tasks.track_future(async move {
                 if let Err(error) = server.serve_stream(connection.peer(), stream).await {
                     tracing::debug!(peer = %connection.peer(), %error, "a request was not answered");
                 }
-            });
+            }));
         }
     }
 

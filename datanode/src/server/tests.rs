@@ -311,7 +311,7 @@ async fn many_writers_over_crossing_chains_do_not_stand_still() {
 #[tokio::test]
 async fn a_failing_disk_is_told_and_a_chunk_goes_elsewhere() {
     let cluster = Cluster::start(2).await;
-    cluster.disk(1).fail("/data".as_ref(), crate::disk::faulty::Calls::Writes, Errno::IO);
+    cluster.disk(1).fail("/data".as_ref(), quarry_host::disk::faulty::Calls::Writes, Errno::IO);
     let client = cluster.client(1).await;
     let reply = client.put(id(1), 1000, true, &[cluster.hop(2)]).await;
     assert!(matches!(reply, Err(ServiceError::Unavailable(_))), "{reply:?}");

@@ -13,9 +13,10 @@ use super::error::OpenError;
 use super::health::{Health, Verdict, judge};
 use super::meta::{self, Owner};
 use super::trailer::{self, Trailer, TrailerError};
-use crate::disk::{Disk, DiskFile, TEMPORARY};
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, PgId};
+use quarry_host::crashsafe::TEMPORARY;
+use quarry_host::disk::{Disk, DiskFile};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -194,7 +195,7 @@ impl DataDir {
         let temporary =
             dir.join(format!("{id}.{}{TEMPORARY}", self.temporary.fetch_add(1, Ordering::Relaxed)));
         let written = self.disk.create(&temporary).and_then(|file| {
-            file.write(parts)?;
+            file.write(0, parts)?;
             if durable {
                 file.sync()?;
             }
@@ -227,7 +228,7 @@ impl DataDir {
         self.groups.lock().expect("no thread panics while it holds the lock")
     }
 
-    pub(crate) fn open_chunk(&self, id: ChunkId) -> io::Result<Box<dyn DiskFile>> {
+    pub(crate) fn open_chunk(&self, id: ChunkId) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.open(&self.chunk_path(id))
     }
 

@@ -1,6 +1,7 @@
 //! How a data directory is: room, fullness, failure.
 
-use crate::disk::Space;
+use quarry_host::clock;
+use quarry_host::disk::Space;
 use rustix::io::Errno;
 use std::io;
 use std::sync::{Mutex, MutexGuard};
@@ -73,7 +74,7 @@ impl Health {
             Ok(space) => {
                 state.space = Some(space);
                 state.taken = 0;
-                if state.full_since.is_some_and(|since| since.elapsed() >= FULL_HOLD) {
+                if state.full_since.is_some_and(|since| clock::since(since) >= FULL_HOLD) {
                     state.full_since = None;
                 }
             }
@@ -84,7 +85,7 @@ impl Health {
     /// Takes note of a write that failed.
     pub(crate) fn write_failed(&self, error: &io::Error) {
         match judge(error) {
-            Verdict::Full => self.state().full_since = Some(Instant::now()),
+            Verdict::Full => self.state().full_since = Some(clock::now()),
             Verdict::Broken => self.state().fail(&error.to_string()),
             Verdict::Neither => {}
         }

@@ -5,14 +5,17 @@
 //! the store was open.
 
 use super::error::OpenError;
-use crate::disk::{Disk, read_small, write_small};
 use quarry_common::ids::NodeId;
+use quarry_host::crashsafe;
+use quarry_host::disk::Disk;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 
 /// Changes with every change of the layout that an older program would not understand.
 const FORMAT_VERSION: u32 = 1;
+/// Bytes of a small file; a larger one is not ours.
+const SMALL_MAX: u64 = 64 << 10;
 pub(crate) const META: &str = "quarry-store.toml";
 pub(crate) const RUN: &str = "quarry-run.toml";
 
@@ -51,7 +54,7 @@ struct Run {
 /// The store id of a directory, or `None` for one that nobody has used yet.
 pub(crate) fn read(disk: &dyn Disk, dir: &Path, owner: &Owner) -> Result<Option<u128>, OpenError> {
     let refused = |why: String| OpenError::Refused { dir: dir.to_owned(), why };
-    let Some(bytes) = read_small(disk, dir, META)? else {
+    let Some(bytes) = crashsafe::read_file(disk, &dir.join(META), SMALL_MAX)? else {
         let strange = disk.list(dir)?.into_iter().find(|e| !ours_or_harmless(&e.name));
         return match strange {
             None => Ok(None),
@@ -95,13 +98,14 @@ pub(crate) fn write(disk: &dyn Disk, dir: &Path, owner: &Owner, store_id: u128) 
         store_id: format!("{store_id:032x}"),
     };
     let text = toml::to_string(&meta).map_err(io::Error::other)?;
-    write_small(disk, dir, META, format!("# Written by Quarry. Do not edit.\n{text}").into_bytes())
+    let text = format!("# Written by Quarry. Do not edit.\n{text}");
+    crashsafe::write_file(disk, &dir.join(META), text.as_bytes())
 }
 
 /// Whether the machine stopped since the store was opened and before it was closed: only then can a file have its
 /// final name and not its content.
 pub(crate) fn may_be_torn(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
-    let run = read_small(disk, dir, RUN)?;
+    let run = crashsafe::read_file(disk, &dir.join(RUN), SMALL_MAX)?;
     let run = run.and_then(|bytes| toml::from_str::<Run>(&String::from_utf8_lossy(&bytes)).ok());
     Ok(run.is_none_or(|run| !run.closed && (run.boot_id.is_empty() || run.boot_id != disk.boot_id())))
 }
@@ -110,7 +114,7 @@ pub(crate) fn may_be_torn(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
 pub(crate) fn write_run(disk: &dyn Disk, dir: &Path, closed: bool) -> io::Result<()> {
     let run = Run { boot_id: disk.boot_id(), closed };
     let text = toml::to_string(&run).map_err(io::Error::other)?;
-    write_small(disk, dir, RUN, text.into_bytes())
+    crashsafe::write_file(disk, &dir.join(RUN), text.as_bytes())
 }
 
 /// Takes back what was said last: the next start then looks at every file. Needs no room.
@@ -123,5 +127,5 @@ pub(crate) fn remove_run(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 
 /// What may be in a directory that was never used: our own beginnings, and what mkfs makes.
 fn ours_or_harmless(name: &str) -> bool {
-    name == "lost+found" || name == super::dir::LOCK || name.ends_with(crate::disk::TEMPORARY)
+    name == "lost+found" || name == super::dir::LOCK || name.ends_with(crashsafe::TEMPORARY)
 }

@@ -6,8 +6,8 @@ use super::index::{Index, Place};
 use super::meta::Owner;
 use super::report::Report;
 use super::{Claims, Store};
-use crate::disk::Disk;
-use quarry_common::ids::ChunkId;
+use quarry_host::disk::Disk;
+use quarry_host::thread;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -111,13 +111,8 @@ fn failed(dir: &DataDir, error: &std::io::Error) {
 
 /// Looks into all directories at the same time: each has its own disk.
 fn recover(dirs: &[DataDir]) -> Result<Index, OpenError> {
-    let found: Vec<Result<Vec<(ChunkId, u32)>, OpenError>> = std::thread::scope(|scope| {
-        let running: Vec<_> = dirs
-            .iter()
-            .map(|dir| scope.spawn(|| if dir.health.is_failed() { Ok(Vec::new()) } else { dir.recover() }))
-            .collect();
-        running.into_iter().map(|r| r.join().expect("recovery does not panic")).collect()
-    });
+    let recover = |dir: &DataDir| if dir.health.is_failed() { Ok(Vec::new()) } else { dir.recover() };
+    let found = thread::all(dirs.iter().map(|dir| move || recover(dir)));
     let mut index = Index::default();
     for ((number, dir), found) in (0..).zip(dirs).zip(found) {
         let chunks = match found {

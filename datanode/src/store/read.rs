@@ -6,11 +6,11 @@ use super::error::StoreError;
 use super::health::{Verdict, judge};
 use super::index::Place;
 use super::trailer::{Trailer, TrailerError, trailer_size};
-use crate::disk::DiskFile;
 use bytes::Bytes;
 use quarry_common::checksum::{first_bad_block, sha256};
 use quarry_common::ids::ChunkId;
 use quarry_common::limits::BLOCK_SIZE;
+use quarry_host::disk::DiskFile;
 use std::io;
 use std::sync::atomic::Ordering;
 

@@ -2,11 +2,11 @@
 
 use super::error::OpenError;
 use super::*;
-use crate::disk::Disk;
-use crate::disk::faulty::{Calls, FaultyDisk};
 use proptest::prelude::*;
 use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::NodeId;
+use quarry_host::disk::Disk;
+use quarry_host::disk::faulty::{Calls, FaultyDisk};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -391,7 +391,7 @@ fn assert_recovered(disk: &FaultyDisk, promised: &[ChunkId], deleted: &[ChunkId]
     assert_eq!(ids(&open(disk)), here, "{what}: a second start finds something else");
 }
 
-fn pg_number(names: &[crate::disk::Entry]) -> u32 {
+fn pg_number(names: &[quarry_host::disk::Entry]) -> u32 {
     names.first().map_or(u32::MAX, |e| e.name.parse::<ChunkId>().unwrap().pg().0)
 }
 

@@ -7,11 +7,11 @@ pub(crate) use client::{chunk, data, ids};
 pub(crate) use namenode::FakeNameNode;
 
 use crate::config::DataNodeConfig;
-use crate::disk::faulty::FaultyDisk;
 use crate::run::run_on;
 use client::Asker;
 use quarry_common::ids::NodeId;
 use quarry_common::wire::data::Endpoint;
+use quarry_host::disk::faulty::FaultyDisk;
 use quarry_net::identity::{Credentials, Role, init_ca, issue};
 use quarry_net::transport::Transport;
 use quarry_net::transport::quic::QuicTransport;

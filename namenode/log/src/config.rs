@@ -11,6 +11,9 @@ const ENTRY_MAX: usize = 4 << 20;
 /// Bytes of proposals that may wait for their answer; whoever proposes more waits.
 pub(crate) const IN_FLIGHT_MAX: usize = 64 << 20;
 
+/// Size of a segment file unless another is chosen: some thousand group commits.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
 /// Where a log is and how large its parts are.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -31,12 +34,12 @@ pub struct LogConfig {
 }
 
 impl LogConfig {
-    /// The defaults: segments of 16 MiB (some thousand group commits), at most 8 GiB of them.
+    /// The defaults: segments of [`SEGMENT_BYTES`], at most 8 GiB of them.
     pub fn new(dir: impl Into<PathBuf>, node: NameNodeId) -> Self {
         Self {
             dir: dir.into(),
             node,
-            segment_bytes: 16 << 20,
+            segment_bytes: SEGMENT_BYTES,
             max_bytes: 8 << 30,
             cache_bytes: 16 << 20,
             seal_after: Duration::from_secs(1),

@@ -1,10 +1,9 @@
-//! A directory of the local file system as a [`Disk`].
+//! The log's directory on a disk.
 
 use crate::LogError;
-use crate::disk::{Disk, DiskFile};
-use std::fs::{self, File, TryLockError};
+use quarry_host::crashsafe;
+use quarry_host::disk::{Disk, DiskFile};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,126 +12,103 @@ const LOCK: &str = "lock";
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
-/// A locked directory.
+/// A locked directory. Changes of names are durable after [`sync_dir`](Directory::sync_dir).
 pub(crate) struct Directory {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    handle: File,
-    _lock: File,
+    _lock: Box<dyn Send + Sync>,
 }
 
 impl Directory {
     /// Opens and locks `path`, making it first if it is missing.
-    pub(crate) fn open(path: &Path) -> Result<Self, LogError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, LogError> {
         let shown = path.display().to_string();
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(LogError::io("create", &shown))?;
-            if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                File::open(parent).and_then(|d| d.sync_all()).map_err(LogError::io("sync", &shown))?;
-            }
+        crashsafe::create_dir(&*disk, path).map_err(LogError::io("create", &shown))?;
+        match disk.lock(&path.join(LOCK)) {
+            Ok(lock) => Ok(Self { disk, path: path.to_owned(), _lock: lock }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(LogError::InUse(shown)),
+            Err(source) => Err(LogError::io("lock", LOCK)(source)),
         }
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK))
-            .map_err(LogError::io("open", LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LogError::InUse(shown)),
-            Err(TryLockError::Error(source)) => return Err(LogError::io("lock", LOCK)(source)),
-        }
-        let handle = File::open(path).map_err(LogError::io("open", &shown))?;
-        Ok(Self { path: path.to_owned(), handle, _lock: lock })
     }
-}
 
-impl Disk for Directory {
-    fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            if let Ok(name) = entry?.file_name().into_string()
-                && name != LOCK
-            {
-                names.push(name);
-            }
-        }
+    /// The names of all files, ascending.
+    pub(crate) fn list(&self) -> io::Result<Vec<String>> {
+        let entries = self.disk.list(&self.path)?.into_iter();
+        let mut names: Vec<String> = entries.map(|entry| entry.name).filter(|name| name != LOCK).collect();
         names.sort();
         Ok(names)
     }
 
-    fn create(&self, name: &str, length: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.path.join(name);
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
-        // Written zeros, not a hole: a later fdatasync finds its blocks allocated and initialised, and need not
-        // wait for the file system's journal.
+    /// Makes a file of `length` zeros that have really been written, replacing one of that name. Not synced.
+    ///
+    /// Written zeros, not a hole: a later fdatasync finds its blocks allocated and initialised, and need not wait for the
+    /// file system's journal.
+    pub(crate) fn create(&self, name: &str, length: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.create(&self.path.join(name))?;
         let zeros = vec![0; ZEROS.min(length as usize)];
         let mut offset = 0;
         while offset < length {
             let piece = zeros.len().min((length - offset) as usize);
-            file.write_all_at(&zeros[..piece], offset)?;
+            file.write_at(offset, &zeros[..piece])?;
             offset += piece as u64;
         }
-        Ok(Arc::new(file))
+        Ok(file)
     }
 
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(File::options().read(true).write(true).open(self.path.join(name))?))
+    /// Opens a file for reading and writing.
+    pub(crate) fn open_file(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open_writable(&self.path.join(name))
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+    /// Replaces a file: after a crash it has its old content or the new one.
+    pub(crate) fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        crashsafe::write_file(&*self.disk, &self.path.join(name), content)
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+    /// Renames a file, replacing one of the new name.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(&self.path.join(from), &self.path.join(to))
     }
 
-    fn sync_dir(&self) -> io::Result<()> {
-        self.handle.sync_all()
-    }
-}
-
-impl DiskFile for File {
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+    /// Removes a file.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(&self.path.join(name))
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(buffer, offset)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write_all_at(data, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+    /// Makes all creations, renames and removals durable.
+    pub(crate) fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.path)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_host::disk::RealDisk;
+
+    fn open(path: &Path) -> Result<Directory, LogError> {
+        Directory::open(Arc::new(RealDisk), path)
+    }
 
     #[test]
     fn a_directory_is_locked_and_keeps_its_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/log");
-        let disk = Directory::open(&path).unwrap();
-        assert!(matches!(Directory::open(&path), Err(LogError::InUse(_))));
+        let disk = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(LogError::InUse(_))));
         let file = disk.create("a", 10_000).unwrap();
         file.write_at(5000, b"hello").unwrap();
         file.sync().unwrap();
         disk.rename("a", "b").unwrap();
         disk.sync_dir().unwrap();
         assert_eq!(disk.list().unwrap(), ["b"]);
-        let file = disk.open("b").unwrap();
+        let file = disk.open_file("b").unwrap();
         let mut read = [1; 7];
         file.read_at(4999, &mut read).unwrap();
         assert_eq!((&read, file.length().unwrap()), (b"\0hello\0", 10_000));
         assert!(file.read_at(9_999, &mut read).is_err());
         disk.remove("b").unwrap();
         drop(disk);
-        assert!(Directory::open(&path).unwrap().list().unwrap().is_empty());
+        assert!(open(&path).unwrap().list().unwrap().is_empty());
     }
 }

@@ -1,13 +1,14 @@
 //! The thread that keeps the next segment ready and drops purged ones, so that the writer never waits for either.
 
 use crate::LogError;
-use crate::disk::Disk;
+use crate::directory::Directory;
 use crate::meta::{self, PURGED, Purged};
 use crate::segment::{self, SPARE, Segment, file_name};
 use crate::shared::Shared;
+use quarry_host::thread;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
 
 struct State {
     /// Segments that are durable and empty, in order of their numbers.
@@ -23,49 +24,54 @@ struct State {
 /// What the keeper is asked for, and what it has ready.
 pub(crate) struct Keeper {
     state: Mutex<State>,
-    wake: Condvar,
+    /// Wakes the keeper's thread.
+    wanted: Notify,
+    /// Wakes the writer, which waits for a segment.
+    ready: Notify,
     purged: watch::Sender<Option<u64>>,
 }
 
 impl Keeper {
     pub(crate) fn new(prepared: VecDeque<Segment>, next_number: u64, has_spare: bool) -> Self {
         let state = State { prepared, next_number, has_spare, failure: None, purge: None, closed: false };
-        Self { state: Mutex::new(state), wake: Condvar::new(), purged: watch::Sender::new(None) }
+        Self {
+            state: Mutex::new(state),
+            wanted: Notify::new(),
+            ready: Notify::new(),
+            purged: watch::Sender::new(None),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next segment; waits while it is being made.
-    pub(crate) fn take(&self) -> Result<Segment, LogError> {
-        let mut state = self.lock();
+    /// The next segment; waits while it is being made. Only the writer may take one.
+    pub(crate) async fn take(&self) -> Result<Segment, LogError> {
         // An earlier failure, such as a full disk, may have passed: try once more.
-        state.failure = None;
+        self.lock().failure = None;
         loop {
-            if let Some(segment) = state.prepared.pop_front() {
-                self.wake.notify_all();
-                return Ok(segment);
+            {
+                let mut state = self.lock();
+                self.wanted.notify_one();
+                if let Some(segment) = state.prepared.pop_front() {
+                    return Ok(segment);
+                }
+                if let Some(error) = state.failure.take() {
+                    return Err(error);
+                }
+                if state.closed {
+                    return Err(LogError::Stopped("it is being closed".to_owned()));
+                }
             }
-            if let Some(error) = state.failure.take() {
-                return Err(error);
-            }
-            if state.closed {
-                return Err(LogError::Stopped("it is being closed".to_owned()));
-            }
-            self.wake.notify_all();
-            state = self.wait(state);
+            self.ready.notified().await;
         }
     }
 
     /// Has everything up to an entry purged, some time soon.
     pub(crate) fn purge(&self, purged: Purged) {
         self.lock().purge = Some(purged);
-        self.wake.notify_all();
+        self.wanted.notify_one();
     }
 
     /// The last entry whose purge is durable, as it moves on.
@@ -76,50 +82,73 @@ impl Keeper {
     /// Ends the thread.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
-        self.wake.notify_all();
+        self.wanted.notify_one();
+        self.ready.notify_one();
     }
 
     /// The thread.
-    pub(crate) fn run(&self, shared: &Shared, disk: &dyn Disk, node: u64, length: u64) {
-        let mut state = self.lock();
-        while !state.closed {
-            if let Some(purged) = state.purge.take() {
-                let may_keep_spare = !state.has_spare;
-                drop(state);
-                let result = drop_purged(shared, disk, &purged, may_keep_spare);
-                state = self.lock();
-                match result {
-                    Ok(kept_spare) => {
-                        state.has_spare |= kept_spare;
-                        self.purged.send_replace(Some(purged.last.index));
-                    }
-                    Err(error) => {
-                        drop(state);
-                        return shared.fail(&error);
+    pub(crate) async fn run(&self, shared: &Shared, disk: &Directory, node: u64, length: u64) {
+        loop {
+            match self.next_task() {
+                Task::End => return,
+                Task::Wait => self.wanted.notified().await,
+                Task::Purge(purged, may_keep_spare) => {
+                    let result = thread::block(|| drop_purged(shared, disk, &purged, may_keep_spare)).await;
+                    match result {
+                        Ok(kept_spare) => {
+                            self.lock().has_spare |= kept_spare;
+                            self.purged.send_replace(Some(purged.last.index));
+                        }
+                        Err(error) => return shared.fail(&error),
                     }
                 }
-            } else if state.prepared.is_empty() && state.failure.is_none() {
-                let number = state.next_number;
-                let use_spare = std::mem::take(&mut state.has_spare);
-                drop(state);
-                let result = segment::prepare(disk, number, node, length, use_spare);
-                state = self.lock();
-                match result {
-                    Ok(segment) => {
-                        state.prepared.push_back(segment);
-                        state.next_number += 1;
-                    }
-                    Err(error) => {
-                        tracing::warn!("cannot prepare segment {number:x} of the log: {error}");
-                        state.failure = Some(error);
-                    }
+                Task::Prepare(number, use_spare) => {
+                    let made =
+                        thread::block(|| segment::prepare(disk, number, node, length, use_spare)).await;
+                    self.prepared(number, made);
                 }
-                self.wake.notify_all();
-            } else {
-                state = self.wait(state);
             }
         }
     }
+
+    fn next_task(&self) -> Task {
+        let mut state = self.lock();
+        if state.closed {
+            return Task::End;
+        }
+        if let Some(purged) = state.purge.take() {
+            return Task::Purge(purged, !state.has_spare);
+        }
+        if state.prepared.is_empty() && state.failure.is_none() {
+            return Task::Prepare(state.next_number, std::mem::take(&mut state.has_spare));
+        }
+        Task::Wait
+    }
+
+    fn prepared(&self, number: u64, made: Result<Segment, LogError>) {
+        let mut state = self.lock();
+        match made {
+            Ok(segment) => {
+                state.prepared.push_back(segment);
+                state.next_number += 1;
+            }
+            Err(error) => {
+                tracing::warn!("cannot prepare segment {number:x} of the log: {error}");
+                state.failure = Some(error);
+            }
+        }
+        self.ready.notify_one();
+    }
+}
+
+/// What the keeper does next.
+enum Task {
+    /// Drop what is purged; whether a segment may be kept as spare.
+    Purge(Purged, bool),
+    /// Prepare the segment of this number; whether from the spare.
+    Prepare(u64, bool),
+    Wait,
+    End,
 }
 
 /// Writes down what is purged, then drops the segments that hold nothing else. Says whether one was kept as spare.
@@ -128,7 +157,7 @@ impl Keeper {
 /// before the next, so that a crash never leaves a hole; the spare's new name is durable before its header changes.
 fn drop_purged(
     shared: &Shared,
-    disk: &dyn Disk,
+    disk: &Directory,
     purged: &Purged,
     may_keep_spare: bool,
 ) -> Result<bool, LogError> {

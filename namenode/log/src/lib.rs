@@ -23,7 +23,6 @@
 
 mod config;
 mod directory;
-mod disk;
 mod error;
 mod format;
 mod index;
@@ -35,16 +34,15 @@ mod network;
 mod queue;
 mod raft_types;
 mod recovery;
+mod runtime;
 mod segment;
 mod shared;
 mod storage;
 mod writer;
 
 #[cfg(test)]
-mod faulty;
-#[cfg(test)]
 mod tests;
 
-pub use config::LogConfig;
+pub use config::{LogConfig, SEGMENT_BYTES};
 pub use error::LogError;
 pub use log::{Committed, Log};

@@ -2,7 +2,6 @@
 
 use crate::config::{IN_FLIGHT_MAX, LogConfig};
 use crate::directory::Directory;
-use crate::disk::Disk;
 use crate::error::LogError;
 use crate::index::LogIndex;
 use crate::keeper::Keeper;
@@ -16,9 +15,10 @@ use crate::storage::LogStore;
 use crate::writer::Writer;
 use bytes::Bytes;
 use openraft::{Config, Raft, SnapshotPolicy};
+use quarry_host::disk::{self, Disk};
+use quarry_host::thread::{self, Running};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
@@ -55,7 +55,7 @@ pub struct Log {
     recovered: u64,
     purging: Mutex<()>,
     stopping: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Running<()>>,
 }
 
 impl Log {
@@ -73,14 +73,12 @@ impl Log {
         applied: u64,
         sink: mpsc::Sender<Committed>,
     ) -> Result<Self, LogError> {
-        let dir = config.dir.clone();
-        Self::open_on(move || Ok(Arc::new(Directory::open(&dir)?) as Arc<dyn Disk>), config, applied, sink)
-            .await
+        Self::open_on(disk::current(), config, applied, sink).await
     }
 
     /// As [`open`](Self::open), on any disk.
     pub(crate) async fn open_on(
-        disk: impl FnOnce() -> Result<Arc<dyn Disk>, LogError> + Send + 'static,
+        disk: Arc<dyn Disk>,
         config: LogConfig,
         applied: u64,
         sink: mpsc::Sender<Committed>,
@@ -92,9 +90,7 @@ impl Log {
         let (stopping, stop) = watch::channel(false);
         let (entry_max, segment_bytes, max_bytes) =
             (config.entry_max(), config.segment_bytes, config.max_bytes);
-        let thread = std::thread::Builder::new()
-            .name("log-raft".to_owned())
-            .spawn(move || run(disk, config, applied, sink, opened, stop))
+        let thread = thread::run("log-raft", run(disk, config, applied, sink, opened, stop))
             .map_err(LogError::io("start a thread for", "the log"))?;
         let (raft, shared, recovered) = result.await.map_err(|_| stopped("its thread ended"))??;
         Ok(Self {
@@ -194,7 +190,7 @@ impl Log {
         self.stopping.send_replace(true);
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so already.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            let _ = thread.ended().await;
         }
     }
 
@@ -222,38 +218,31 @@ type Opened = Result<(LogRaft, Arc<Shared>, u64), LogError>;
 
 /// The log's own thread: opens everything, then runs raft's tasks. One thread with a runtime of its own wakes them faster
 /// than a pool that others use as well.
-fn run(
-    disk: impl FnOnce() -> Result<Arc<dyn Disk>, LogError>,
+async fn run(
+    disk: Arc<dyn Disk>,
     config: LogConfig,
     applied: u64,
     sink: mpsc::Sender<Committed>,
     opened: oneshot::Sender<Opened>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let storage = match Storage::open(disk, &config, applied) {
+    let storage = match thread::block(|| Storage::open(disk, &config, applied)).await {
         Ok(storage) => storage,
         Err(error) => return drop(opened.send(Err(error))),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return drop(opened.send(Err(LogError::io("start", "the log's runtime")(error)))),
-    };
     let shared = storage.shared.clone();
-    runtime.block_on(async {
-        let machine = Machine::new(shared.clone(), sink, stop.clone(), storage.applied);
-        let result = start_raft(&config, &shared, machine).await;
-        let raft = result.as_ref().ok().cloned();
-        let opened = opened.send(result.map(|raft| (raft, shared.clone(), storage.recovered)));
-        if let (Some(raft), Ok(())) = (raft, opened) {
-            // An error means that the log was dropped.
-            let _ = stop.wait_for(|stop| *stop).await;
-            if let Err(error) = raft.shutdown().await {
-                tracing::warn!("raft did not end cleanly: {error}");
-            }
+    let machine = Machine::new(shared.clone(), sink, stop.clone(), storage.applied);
+    let result = start_raft(&config, &shared, machine).await;
+    let raft = result.as_ref().ok().cloned();
+    let opened = opened.send(result.map(|raft| (raft, shared.clone(), storage.recovered)));
+    if let (Some(raft), Ok(())) = (raft, opened) {
+        // An error means that the log was dropped.
+        let _ = stop.wait_for(|stop| *stop).await;
+        if let Err(error) = raft.shutdown().await {
+            tracing::warn!("raft did not end cleanly: {error}");
         }
-    });
-    drop(runtime);
-    storage.close();
+    }
+    storage.close().await;
 }
 
 /// What was recovered, and the threads that write.
@@ -261,17 +250,14 @@ pub(crate) struct Storage {
     pub(crate) shared: Arc<Shared>,
     applied: Option<RaftLogId>,
     recovered: u64,
-    threads: Vec<JoinHandle<()>>,
+    writer: Running<()>,
+    keeper: Running<()>,
 }
 
 impl Storage {
-    pub(crate) fn open(
-        disk: impl FnOnce() -> Result<Arc<dyn Disk>, LogError>,
-        config: &LogConfig,
-        applied: u64,
-    ) -> Result<Self, LogError> {
-        let disk = disk()?;
-        let found = recover(&*disk, config)?;
+    pub(crate) fn open(disk: Arc<dyn Disk>, config: &LogConfig, applied: u64) -> Result<Self, LogError> {
+        let disk = Arc::new(Directory::open(disk, &config.dir)?);
+        let found = recover(&disk, config)?;
         let applied_id = locate(&found.index, applied)?;
         let recovered = found.index.last().map_or(0, |last| last.index);
         let queue = Queue::new(config.frame_payload_max());
@@ -285,32 +271,27 @@ impl Storage {
             config.segment_bytes,
             config.seal_after,
         );
-        let mut threads = vec![spawn("log-writer", move || writer.run())?];
+        let no_thread = LogError::io("start a thread for", "the log");
+        let writer = thread::run("log-writer", writer.run()).map_err(no_thread)?;
         let (node, length, kept) = (config.node.0, config.segment_bytes, shared.clone());
-        threads.push(spawn("log-keeper", move || kept.keeper.run(&kept, &*disk, node, length))?);
-        Ok(Self { shared, applied: applied_id, recovered, threads })
+        let keeper = async move { kept.keeper.run(&kept, &disk, node, length).await };
+        let no_thread = LogError::io("start a thread for", "the log");
+        let keeper = thread::run("log-keeper", keeper).map_err(no_thread)?;
+        Ok(Self { shared, applied: applied_id, recovered, writer, keeper })
     }
 
     /// Writes what is queued, then ends the threads.
-    pub(crate) fn close(self) {
+    pub(crate) async fn close(self) {
         self.shared.queue.close("it was closed");
-        let mut threads = self.threads.into_iter();
         // The writer first: it may need the keeper for a last segment.
-        if threads.next().is_some_and(|writer| writer.join().is_err()) {
+        if self.writer.ended().await.is_err() {
             tracing::error!("the log's writer panicked");
         }
         self.shared.keeper.close();
-        for keeper in threads {
-            if keeper.join().is_err() {
-                tracing::error!("the keeper of the log's segments panicked");
-            }
+        if self.keeper.ended().await.is_err() {
+            tracing::error!("the keeper of the log's segments panicked");
         }
     }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LogError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    thread.map_err(LogError::io("start a thread for", "the log"))
 }
 
 /// The entry that the state has applied, which log and state must agree on.

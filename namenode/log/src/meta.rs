@@ -9,7 +9,7 @@
 //! ```
 
 use crate::LogError;
-use crate::disk::Disk;
+use crate::directory::Directory;
 use crate::format::VERSION;
 use crate::raft_types::{RaftLogId, RaftStoredMembership, RaftVote};
 use quarry_common::checksum::crc32c;
@@ -53,18 +53,13 @@ pub(crate) fn decode_purged(bytes: &[u8]) -> Result<Purged, LogError> {
 }
 
 /// Replaces the file: after a crash it has its old content or the new one.
-pub(crate) fn replace(disk: &dyn Disk, name: &str, content: &[u8]) -> Result<(), LogError> {
-    let unfinished = format!("{name}.tmp");
-    let file = disk.create(&unfinished, content.len() as u64).map_err(LogError::io("create", &unfinished))?;
-    file.write_at(0, content).map_err(LogError::io("write", &unfinished))?;
-    file.sync().map_err(LogError::io("sync", &unfinished))?;
-    disk.rename(&unfinished, name).map_err(LogError::io("rename", &unfinished))?;
-    disk.sync_dir().map_err(LogError::io("sync the directory of", name))
+pub(crate) fn replace(disk: &Directory, name: &str, content: &[u8]) -> Result<(), LogError> {
+    disk.replace(name, content).map_err(LogError::io("replace", name))
 }
 
 /// The content of the file.
-pub(crate) fn read(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, LogError> {
-    let file = disk.open(name).map_err(LogError::io("open", name))?;
+pub(crate) fn read(disk: &Directory, name: &str) -> Result<Vec<u8>, LogError> {
+    let file = disk.open_file(name).map_err(LogError::io("open", name))?;
     let length = file.length().map_err(LogError::io("stat", name))?;
     if length > LENGTH_MAX {
         return Err(LogError::damaged(name, LENGTH_MAX, "far too long"));

@@ -1,4 +1,4 @@
-//! What waits for the writer thread.
+//! What waits for the writer.
 //!
 //! Entries are encoded right into the frame that will carry them while the frame before is being synced; the writer
 //! takes whatever has gathered. That is the whole of group commit.
@@ -8,9 +8,10 @@ use crate::raft_types::{RaftEntry, TypeConfig, encode_entry};
 use openraft::storage::IOFlushed;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 /// Records that go to the disk together, with those who wait for them.
 pub(crate) struct Frame {
@@ -69,14 +70,14 @@ struct State {
 /// Bounded by what raft has unanswered, which proposals limit.
 pub(crate) struct Queue {
     state: Mutex<State>,
-    wake: Condvar,
+    wake: Notify,
     payload_max: usize,
 }
 
 impl Queue {
     pub(crate) fn new(payload_max: usize) -> Self {
         let state = Mutex::new(State { jobs: VecDeque::new(), closed: None });
-        Self { state, wake: Condvar::new(), payload_max }
+        Self { state, wake: Notify::new(), payload_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,34 +135,32 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for the next job; [`Job::Idle`] when none comes within `patience`.
-    pub(crate) fn next(&self, patience: Option<Duration>) -> Job {
-        let mut state = self.lock();
+    /// Waits for the next job; [`Job::Idle`] when none comes within `patience`. Only the writer may wait.
+    pub(crate) async fn next(&self, patience: Option<Duration>) -> Job {
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some(job) = self.take() {
                 return job;
             }
-            if state.closed.is_some() {
-                return Job::Stop;
-            }
-            state = match patience {
-                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            match patience {
+                None => self.wake.notified().await,
                 Some(patience) => {
-                    let (state, timeout) =
-                        self.wake.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
-                    if timeout.timed_out() && state.jobs.is_empty() && state.closed.is_none() {
-                        return Job::Idle;
+                    if timeout(patience, self.wake.notified()).await.is_err() {
+                        return self.take().unwrap_or(Job::Idle);
                     }
-                    state
                 }
-            };
+            }
         }
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut state = self.lock();
+        state.jobs.pop_front().or_else(|| state.closed.is_some().then_some(Job::Stop))
     }
 
     /// Takes no more; what is queued will still be written.
     pub(crate) fn close(&self, reason: &str) {
         self.lock().closed.get_or_insert_with(|| reason.to_owned());
-        self.wake.notify_all();
+        self.wake.notify_one();
     }
 
     /// Takes no more, and refuses what is queued.
@@ -177,7 +176,7 @@ impl Queue {
                 Job::Idle | Job::Stop => {}
             }
         }
-        self.wake.notify_all();
+        self.wake.notify_one();
     }
 }
 

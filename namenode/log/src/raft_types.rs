@@ -1,6 +1,7 @@
 //! How openraft is parametrised here.
 
 use crate::format::{Kind, Record};
+use crate::runtime::Runtime;
 use bytes::Bytes;
 use openraft::entry::RaftPayload;
 use openraft::impls::leader_id_std;
@@ -18,6 +19,7 @@ openraft::declare_raft_types!(
         Node = (),
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
 );
 
 /// An entry that was proposed: bytes that nobody here looks into.

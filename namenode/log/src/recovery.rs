@@ -2,7 +2,7 @@
 
 use crate::LogError;
 use crate::config::LogConfig;
-use crate::disk::Disk;
+use crate::directory::Directory;
 use crate::format::{FRAME_HEADER, FrameHeader, Kind, PAGE, Record};
 use crate::index::{LogIndex, Place};
 use crate::meta::{self, PURGED, VOTE};
@@ -25,7 +25,7 @@ pub(crate) struct Recovered {
 }
 
 /// Reads the log in `disk`, or makes a new one. When this returns, all that was found is durable.
-pub(crate) fn recover(disk: &dyn Disk, config: &LogConfig) -> Result<Recovered, LogError> {
+pub(crate) fn recover(disk: &Directory, config: &LogConfig) -> Result<Recovered, LogError> {
     let names = disk.list().map_err(LogError::io("list", "the directory"))?;
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
         disk.remove(name).map_err(LogError::io("remove", name))?;
@@ -80,8 +80,8 @@ fn segment_numbers(names: &[String], must_exist: bool) -> Result<Vec<u64>, LogEr
     }
 }
 
-fn spare_is_usable(disk: &dyn Disk, segment_bytes: u64) -> Result<bool, LogError> {
-    let length = disk.open(SPARE).and_then(|file| file.length()).map_err(LogError::io("open", SPARE))?;
+fn spare_is_usable(disk: &Directory, segment_bytes: u64) -> Result<bool, LogError> {
+    let length = disk.open_file(SPARE).and_then(|file| file.length()).map_err(LogError::io("open", SPARE))?;
     if length == segment_bytes {
         return Ok(true);
     }

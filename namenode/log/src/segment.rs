@@ -1,9 +1,11 @@
 //! Segment files: their names, and how one is made ready.
 
 use crate::LogError;
-use crate::disk::{Disk, DiskFile};
+use crate::directory::Directory;
 use crate::format::{HeaderError, PAGE, SegmentHeader, VERSION};
-use std::hash::{BuildHasher, RandomState};
+use quarry_host::disk::DiskFile;
+use quarry_host::random;
+use rand::Rng;
 use std::sync::Arc;
 
 /// A purged segment that will be used again: its blocks are allocated and need no zeros.
@@ -34,14 +36,14 @@ pub(crate) fn number_of(name: &str) -> Option<u64> {
 /// Makes segment `number` ready for frames, from the spare file if there is one. When this returns, it is durable under its
 /// name, with all its blocks allocated.
 pub(crate) fn prepare(
-    disk: &dyn Disk,
+    disk: &Directory,
     number: u64,
     node: u64,
     length: u64,
     use_spare: bool,
 ) -> Result<Segment, LogError> {
     let (made, file) = match use_spare {
-        true => (SPARE, disk.open(SPARE).map_err(LogError::io("open", SPARE))?),
+        true => (SPARE, disk.open_file(SPARE).map_err(LogError::io("open", SPARE))?),
         false => (UNFINISHED, disk.create(UNFINISHED, length).map_err(LogError::io("create", UNFINISHED))?),
     };
     // Frames of the file's earlier life do not fit the new nonce, so they need not be erased.
@@ -55,9 +57,9 @@ pub(crate) fn prepare(
 }
 
 /// Opens a segment that exists, and checks its header.
-pub(crate) fn open(disk: &dyn Disk, number: u64, node: u64) -> Result<(Segment, u64), LogError> {
+pub(crate) fn open(disk: &Directory, number: u64, node: u64) -> Result<(Segment, u64), LogError> {
     let name = file_name(number);
-    let file = disk.open(&name).map_err(LogError::io("open", &name))?;
+    let file = disk.open_file(&name).map_err(LogError::io("open", &name))?;
     let length = file.length().map_err(LogError::io("stat", &name))?;
     let mut page = vec![0; PAGE];
     if length < PAGE as u64 {
@@ -90,9 +92,9 @@ pub(crate) fn open(disk: &dyn Disk, number: u64, node: u64) -> Result<(Segment, 
     Ok((Segment { number, nonce: header.nonce, file, last_index: None }, length))
 }
 
-/// A number that an earlier life of a file will not have had: from the keys of the standard library's hash maps.
+/// A number that an earlier life of a file will not have had.
 fn nonce() -> u64 {
-    RandomState::new().hash_one(0)
+    random::rng().random()
 }
 
 #[cfg(test)]

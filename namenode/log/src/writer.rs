@@ -1,7 +1,7 @@
 //! The thread that writes frames: one write and one fdatasync for everything that has gathered.
 
 use crate::LogError;
-use crate::disk::Disk;
+use crate::directory::Directory;
 use crate::format::{FRAME_HEADER, FrameHeader, PAGE};
 use crate::index::Place;
 use crate::meta::{self, VOTE};
@@ -9,6 +9,7 @@ use crate::queue::{Frame, Job};
 use crate::segment::{Segment, file_name};
 use crate::shared::Shared;
 use quarry_common::checksum::crc32c;
+use quarry_host::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub(crate) struct Position {
 /// The only one that writes segments and the vote, in the order in which it is told.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    disk: Arc<dyn Disk>,
+    disk: Arc<Directory>,
     position: Position,
     segment_bytes: u64,
     seal_after: Duration,
@@ -33,7 +34,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        disk: Arc<dyn Disk>,
+        disk: Arc<Directory>,
         position: Position,
         segment_bytes: u64,
         seal_after: Duration,
@@ -43,22 +44,22 @@ impl Writer {
 
     /// The thread. Ends when the queue is closed or at the first error, which is never retried: after a failed fdatasync the
     /// kernel drops the pages that it could not write, and the next one would report success.
-    pub(crate) fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         loop {
             let patience = (!self.position.sealed).then_some(self.seal_after);
-            let result = match self.shared.queue.next(patience) {
-                Job::Write(frame) => self.commit(frame),
+            let result = match self.shared.queue.next(patience).await {
+                Job::Write(frame) => self.commit(frame).await,
                 Job::SaveVote(content, waiting) => {
-                    let result = meta::replace(&*self.disk, VOTE, &content);
+                    let result = thread::block(|| meta::replace(&self.disk, VOTE, &content)).await;
                     waiting.complete(match &result {
                         Ok(()) => Ok(()),
                         Err(_) => Err("the vote could not be saved"),
                     });
                     result
                 }
-                Job::Idle => self.seal(),
+                Job::Idle => self.seal().await,
                 Job::Stop if self.position.sealed => return,
-                Job::Stop => self.seal(),
+                Job::Stop => self.seal().await,
             };
             if let Err(error) = result {
                 return self.shared.fail(&error);
@@ -66,8 +67,8 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, mut frame: Frame) -> Result<(), LogError> {
-        let result = self.write(&mut frame.bytes, frame.records);
+    async fn commit(&mut self, mut frame: Frame) -> Result<(), LogError> {
+        let result = self.write(&mut frame.bytes, frame.records).await;
         match result {
             Ok(offset) => {
                 self.note(&frame, offset);
@@ -83,35 +84,38 @@ impl Writer {
     }
 
     /// A frame without records: evidence that everything before it was acknowledged.
-    fn seal(&mut self) -> Result<(), LogError> {
+    async fn seal(&mut self) -> Result<(), LogError> {
         let mut frame = Frame::new();
-        self.write(&mut frame.bytes, 0)?;
+        self.write(&mut frame.bytes, 0).await?;
         self.position.sealed = true;
         Ok(())
     }
 
     /// Writes the frame, and returns where it is once it is durable.
-    fn write(&mut self, bytes: &mut Vec<u8>, records: u32) -> Result<u64, LogError> {
+    async fn write(&mut self, bytes: &mut Vec<u8>, records: u32) -> Result<u64, LogError> {
         let crc = crc32c(&bytes[FRAME_HEADER..]);
         let length = (bytes.len() - FRAME_HEADER) as u32;
         let header = FrameHeader { sequence: self.position.sequence, length, records, crc };
         bytes.resize(header.span() as usize, 0);
         if self.position.offset + header.span() > self.segment_bytes {
-            self.roll(header.span())?;
+            self.roll(header.span()).await?;
         }
         let Position { segment, offset, sequence, .. } = &mut self.position;
         bytes[..FRAME_HEADER].copy_from_slice(&header.encode(segment.nonce));
-        let written = segment.file.write_at(*offset, bytes);
-        written.map_err(|e| LogError::io("write", &file_name(segment.number))(e))?;
-        segment.file.sync().map_err(|e| LogError::io("sync", &file_name(segment.number))(e))?;
         let at = *offset;
+        thread::block(|| {
+            let written = segment.file.write_at(at, bytes);
+            written.map_err(|e| LogError::io("write", &file_name(segment.number))(e))?;
+            segment.file.sync().map_err(|e| LogError::io("sync", &file_name(segment.number))(e))
+        })
+        .await?;
         *offset += header.span();
         *sequence += 1;
         Ok(at)
     }
 
-    fn roll(&mut self, span: u64) -> Result<(), LogError> {
-        let segment = self.shared.keeper.take()?;
+    async fn roll(&mut self, span: u64) -> Result<(), LogError> {
+        let segment = self.shared.keeper.take().await?;
         if PAGE as u64 + span > self.segment_bytes {
             let what = format!("a frame of {span} bytes does not fit into a segment");
             return Err(LogError::Stopped(what));

@@ -46,9 +46,10 @@ use proposer::Proposer;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Push, Reply, Response};
-use quarry_host::clock::Clock;
+use quarry_host::{clock, random};
 use quarry_log::{Committed, Log, LogError};
 use quarry_namenode_core::{State, StateError};
+use rand::Rng;
 use registry::Registry;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -96,7 +97,6 @@ pub(crate) struct Inputs {
 /// What the owner shares with the rest of the process.
 pub(crate) struct Surroundings {
     pub(crate) config: Arc<NameNodeConfig>,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: Arc<Log>,
     /// Where this NameNode listens.
     pub(crate) address: SocketAddr,
@@ -145,14 +145,15 @@ pub(crate) struct Owner {
 impl Owner {
     /// Over a state that may lag behind the log.
     pub(crate) fn new(around: Surroundings, state: State) -> Self {
-        let now = around.clock.instant();
-        let wall = around.clock.now().0;
+        let now = clock::now();
+        let wall = clock::wall().0;
         let config = &around.config;
         // Versions of the placement table grow across restarts, as long as the clock does.
         let version = u64::try_from(wall / 1_000_000).unwrap_or(0);
         let nodes = Nodes::new(now, config.suspect_after, config.dead_after, version);
         Self {
-            proposer: Proposer::new(incarnation(wall)),
+            // Tells this run of the process from all others.
+            proposer: Proposer::new(random::rng().random()),
             feed: Feed::new(state.applied()),
             around,
             state,
@@ -187,25 +188,25 @@ impl Owner {
             tokio::select! {
                 biased;
                 Some(committed) = inputs.committed.recv() => {
-                    self.now = self.around.clock.instant();
+                    self.now = clock::now();
                     self.committed(&committed)?;
                     while let Ok(committed) = inputs.committed.try_recv() {
                         self.committed(&committed)?;
                     }
                 }
                 Some((tag, result)) = self.proposals.next(), if !self.proposals.is_empty() => {
-                    self.now = self.around.clock.instant();
+                    self.now = clock::now();
                     self.proposed(tag, result)?;
                 }
                 _ = tick.tick() => {
-                    self.now = self.around.clock.instant();
+                    self.now = clock::now();
                     self.tick()?;
                 }
                 n = inputs.events.recv_many(&mut events, TURN_EVENTS_MAX) => {
                     if n == 0 {
                         return Ok(self);
                     }
-                    self.now = self.around.clock.instant();
+                    self.now = clock::now();
                     for event in events.drain(..) {
                         self.event(event)?;
                     }
@@ -269,7 +270,7 @@ impl Owner {
             self.end_lock_grace();
         }
         self.answer_watchers();
-        while let Some((tag, entry)) = self.proposer.next_entry(self.around.clock.now()) {
+        while let Some((tag, entry)) = self.proposer.next_entry(clock::wall()) {
             self.send_to_log(tag, entry);
         }
         Ok(())
@@ -284,15 +285,6 @@ impl Owner {
     fn uptime(&self) -> Duration {
         self.now.saturating_duration_since(self.started)
     }
-}
-
-/// Tells this run of the process from all others.
-fn incarnation(wall: i128) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    hasher.write_i128(wall);
-    hasher.write_u32(std::process::id());
-    hasher.finish()
 }
 
 /// Answers without leases.

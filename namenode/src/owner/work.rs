@@ -5,6 +5,7 @@ use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId};
 use quarry_common::wire::cluster::{MemberState, Replication};
 use quarry_common::wire::data::Endpoint;
 use quarry_common::wire::fs::Timestamp;
+use quarry_host::clock;
 use quarry_namenode_core::membership::{self, Cluster};
 use quarry_namenode_core::{Base, GroupChange, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,7 +126,7 @@ impl Owner {
     /// an audit finds it when they are back.
     pub(crate) fn deletions(&self) -> Result<Deletions, Fatal> {
         let grace = i128::try_from(self.around.config.delete_grace.as_nanos()).unwrap_or(i128::MAX);
-        let due = self.around.clock.now().0.saturating_sub(grace);
+        let due = clock::wall().0.saturating_sub(grace);
         let mut deletions = Deletions::default();
         for (since, id) in self.state.delete_queue(DELETE_MAX)? {
             if since.0 > due {

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::data::Endpoint;
 use quarry_datanode_client::CallError;
+use quarry_host::clock;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub(super) struct Auditor {
 
 impl Auditor {
     pub(super) fn new(tools: Tools) -> Self {
-        let begun = Instant::now();
+        let begun = clock::now();
         Self { tools, begun, groups: BTreeMap::new(), audits: 0, missing: 0, garbage: 0 }
     }
 
@@ -50,15 +51,15 @@ impl Auditor {
         let (after, age) = (self.tools.config.audit_after, self.tools.config.orphan_age);
         let watch = self.groups.entry(group.pg).or_default();
         match (group.differs, watch.differs_since) {
-            (true, None) => watch.differs_since = Some(Instant::now()),
+            (true, None) => watch.differs_since = Some(clock::now()),
             (false, _) => watch.differs_since = None,
             (true, Some(_)) => {}
         }
-        let since_audit = watch.audited.map(|at| at.elapsed());
-        let differs = watch.differs_since.is_some_and(|since| since.elapsed() >= after);
+        let since_audit = watch.audited.map(|at| clock::since(at));
+        let differs = watch.differs_since.is_some_and(|since| clock::since(since) >= after);
         let rested = since_audit.is_none_or(|since| since >= after * REST);
         // A floor is raised after `orphan_age` at the earliest; then there may be garbage.
-        let routine = since_audit.unwrap_or_else(|| self.begun.elapsed()) >= age + age / 30;
+        let routine = since_audit.unwrap_or_else(|| clock::since(self.begun)) >= age + age / 30;
         (differs && rested) || routine
     }
 
@@ -74,7 +75,7 @@ impl Auditor {
         }
         self.audits += 1;
         let watch = self.groups.entry(group.pg).or_default();
-        *watch = Watch { differs_since: None, audited: Some(Instant::now()) };
+        *watch = Watch { differs_since: None, audited: Some(clock::now()) };
         Ok(())
     }
 

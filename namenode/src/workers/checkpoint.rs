@@ -7,6 +7,7 @@ use super::{Round, Tools, Worker};
 use crate::handle::{Handle, Stopped};
 use crate::kv::RedbBase;
 use async_trait::async_trait;
+use quarry_host::{clock, task};
 use quarry_log::Log;
 use quarry_namenode_core::{Base, Overlay};
 use std::sync::Arc;
@@ -53,7 +54,7 @@ impl Checkpointer {
             })
             .await?;
         // To free it takes a while for a large one: the owner has better things to do.
-        tokio::task::spawn_blocking(move || drop(overlay));
+        task::spawn_blocking(move || drop(overlay));
         if let Err(error) = self.log.purge(applied).await {
             tracing::warn!(%error, "the log keeps entries that are in the database");
         }
@@ -69,7 +70,7 @@ impl Checkpointer {
 /// Brings changes into the database, on a thread that may wait for the disk.
 pub(crate) async fn save(base: &Arc<RedbBase>, overlay: Arc<Overlay>) -> Result<(), CheckpointError> {
     let base = base.clone();
-    let saved = tokio::task::spawn_blocking(move || base.checkpoint(&overlay)).await;
+    let saved = task::spawn_blocking(move || base.checkpoint(&overlay)).await;
     match saved {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(CheckpointError::Failed(error.to_string())),
@@ -86,7 +87,7 @@ pub(super) struct CheckpointWorker {
 
 impl CheckpointWorker {
     pub(super) fn new(tools: Tools) -> Self {
-        Self { tools, last: Instant::now(), done: 0, line: "none yet".to_owned() }
+        Self { tools, last: clock::now(), done: 0, line: "none yet".to_owned() }
     }
 }
 
@@ -99,15 +100,15 @@ impl Worker for CheckpointWorker {
     async fn round(&mut self) -> Result<Round, Stopped> {
         let unsaved = self.tools.owner.ask(|owner| Ok(owner.unsaved())).await?;
         let interval = self.tools.config.checkpoint_interval;
-        if unsaved > 0 && (unsaved >= UNSAVED_LARGE || self.last.elapsed() >= interval) {
-            let begun = Instant::now();
+        if unsaved > 0 && (unsaved >= UNSAVED_LARGE || clock::since(self.last) >= interval) {
+            let begun = clock::now();
             match self.tools.checkpointer.checkpoint().await {
                 Ok(_) => {
                     self.done += 1;
                     self.line = format!(
                         "{} done, the last of {unsaved} changes in {} ms",
                         self.done,
-                        begun.elapsed().as_millis()
+                        clock::since(begun).as_millis()
                     );
                 }
                 Err(CheckpointError::Stopped(stopped)) => return Err(stopped),
@@ -116,7 +117,7 @@ impl Worker for CheckpointWorker {
                     self.line = format!("FAILED: {error}");
                 }
             }
-            self.last = Instant::now();
+            self.last = clock::now();
         }
         let pause = (interval / 10).clamp(Duration::from_millis(10), self.tools.config.tick);
         Ok(Round { line: self.line.clone(), pause })

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::cluster::{FSCK_PROBLEMS_MAX, FsckOptions, FsckProblem, FsckProgress};
 use quarry_common::wire::data::Endpoint;
+use quarry_host::task;
 use quarry_namenode_core::Base;
 use quarry_namenode_core::fsck::{Fsck, STEP_ROWS_MAX};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -120,7 +121,7 @@ impl FsckWorker {
         self.tools.checkpointer.checkpoint().await?;
         let snapshot = self.tools.checkpointer.snapshot()?;
         let desk = self.desk.clone();
-        let checked = tokio::task::spawn_blocking(move || check_tables(snapshot, &desk)).await;
+        let checked = task::spawn_blocking(move || check_tables(snapshot, &desk)).await;
         match checked {
             Ok(result) => result.map_err(CheckpointError::Failed),
             Err(error) => Err(CheckpointError::Failed(error.to_string())),

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
 use quarry_common::wire::data::Endpoint;
 use quarry_datanode_client::Pulled;
+use quarry_host::{clock, task};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ impl Healing {
                 self.done += 1;
             } else {
                 let failures = self.failed.get(&key).map_or(0, |(n, _)| *n);
-                self.failed.insert(key, (failures + 1, Instant::now()));
+                self.failed.insert(key, (failures + 1, clock::now()));
             }
         }
     }
@@ -56,7 +57,7 @@ impl Healing {
         !same
             && self.under_way.len() < HEALS_MAX
             && of_node < HEALS_PER_NODE_MAX
-            && self.failed.get(key).is_none_or(|(_, at)| at.elapsed() >= RETRY)
+            && self.failed.get(key).is_none_or(|(_, at)| clock::since(*at) >= RETRY)
     }
 }
 
@@ -81,7 +82,7 @@ impl Worker for Healing {
             let source = heal.sources[failures % heal.sources.len()].clone();
             self.under_way.insert(key, key.2);
             let tools = self.tools.clone();
-            self.running.spawn(async move { (key, sync(&tools, &heal, source).await) });
+            task::spawn_in(&mut self.running, async move { (key, sync(&tools, &heal, source).await) });
         }
         let line = format!(
             "{} members catching up, {} of them now, {} done",

@@ -18,6 +18,7 @@ use crate::config::NameNodeConfig;
 use crate::handle::{Handle, Stopped};
 use async_trait::async_trait;
 use quarry_datanode_client::DataNodeClient;
+use quarry_host::task;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -65,12 +66,12 @@ pub(crate) fn start(tools: &Tools, desk: Arc<FsckDesk>, stop: &CancellationToken
     let tracker = TaskTracker::new();
     for worker in workers {
         let (board, stop) = (tools.board.clone(), stop.clone());
-        tracker.spawn(async move {
+        task::spawn(tracker.track_future(async move {
             let name = worker.name();
             if stop.run_until_cancelled_owned(go_round(worker, board)).await.is_some() {
                 tracing::debug!(worker = name, "ended, since the owner did");
             }
-        });
+        }));
     }
     tracker.close();
     tracker

@@ -40,6 +40,7 @@ enum Register {
 
 impl Operation for Register {
     type State = u64;
+    type Outcomes = Option<u64>;
 
     fn apply(&self, state: &u64) -> Option<u64> {
         match self {
@@ -60,6 +61,7 @@ enum Name {
 
 impl Operation for Name {
     type State = bool;
+    type Outcomes = Option<bool>;
 
     fn apply(&self, exists: &bool) -> Option<bool> {
         match self {

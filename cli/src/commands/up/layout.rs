@@ -14,6 +14,7 @@ use crate::options::read_file;
 use anyhow::{Context, bail};
 use quarry_common::wire::cluster::Replication;
 use quarry_host::crashsafe;
+use quarry_host::disk::RealDisk;
 use quarry_net::identity::{self, Role};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -239,7 +240,7 @@ impl Layout {
     }
 
     fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
-        crashsafe::write_file(path, text.as_bytes())
+        crashsafe::write_file(&RealDisk, path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }

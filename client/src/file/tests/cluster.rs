@@ -14,7 +14,6 @@ use quarry_common::wire::fs::{
     Attr, Caller, ChunkInfo, Mutation, MutationReply, NewChunk, NewNode, Query, QueryReply, Timestamp, Window,
 };
 use quarry_common::wire::session::ClientInfo;
-use quarry_host::clock::SystemClock;
 use quarry_namenode_core::{Body, Command, GroupChange, MemoryBase, Outcome, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -318,7 +317,6 @@ impl Mount {
         let files = Files::new(
             Arc::clone(cluster) as Arc<dyn Meta>,
             Arc::clone(cluster) as Arc<dyn ChunkIo>,
-            Arc::new(SystemClock),
             config,
             Box::new(move |ino| *count.lock().unwrap().entry(ino).or_default() += 1),
         );

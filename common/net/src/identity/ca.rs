@@ -2,6 +2,7 @@
 
 use super::{CertPaths, Identity, IdentityError, Role, identity_of};
 use quarry_host::crashsafe;
+use quarry_host::disk::RealDisk;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -137,7 +138,8 @@ fn read(path: &Path) -> Result<String, IdentityError> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
-    crashsafe::write_file(path, bytes).map_err(|source| IdentityError::File { path: path.to_owned(), source })
+    crashsafe::write_file(&RealDisk, path, bytes)
+        .map_err(|source| IdentityError::File { path: path.to_owned(), source })
 }
 
 /// A key nobody else may read, from its first byte on.

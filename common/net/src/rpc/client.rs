@@ -4,6 +4,7 @@ use super::{Header, Hello, Kind, Protocol, encode, gather, split};
 use crate::frame;
 use crate::transport::{Connection, RecvStream, SendStream, TransportError};
 use bytes::Bytes;
+use quarry_host::{clock, task};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,8 +91,8 @@ impl<P: Protocol> RpcClient<P> {
             next: AtomicU64::new(1),
             protocol: PhantomData,
         });
-        tokio::spawn(send(stream.send, waiting));
-        tokio::spawn(async move {
+        task::spawn(send(stream.send, waiting));
+        task::spawn(async move {
             let reason = receive::<P>(stream.recv, &pending, observer.as_ref()).await;
             tracing::debug!(%reason, "conversation over");
             pending.lock().expect("no thread panics while it holds the lock").take();
@@ -120,7 +121,7 @@ impl<P: Protocol> RpcClient<P> {
             let mut pending = self.pending.lock().expect("no thread panics while it holds the lock");
             match pending.as_mut() {
                 Some(map) if map.len() < PENDING_MAX => {
-                    map.insert(id, Pending { sent_at: Instant::now(), caller });
+                    map.insert(id, Pending { sent_at: clock::now(), caller });
                     true
                 }
                 Some(_) => {

@@ -5,9 +5,10 @@ use crate::frame;
 use crate::identity::Identity;
 use crate::transport::{Connection, SendStream, TransportError};
 use bytes::Bytes;
+use quarry_host::{random, task};
+use rand::Rng;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -161,12 +162,12 @@ async fn converse<P: Protocol>(
         Err(_) => return Err(TransportError::Lost("no hello in time".into())),
     };
     let (queue, waiting) = mpsc::channel(QUEUE);
-    tokio::spawn(send(stream.send, waiting));
+    task::spawn(send(stream.send, waiting));
     let outgoing = Arc::new(Outgoing { queue, connection: connection.clone() });
     let pusher = Pusher { outgoing: outgoing.clone(), protocol: PhantomData };
-    static NUMBER: AtomicU64 = AtomicU64::new(1);
-    let peer =
-        Peer::<P> { connection: connection.clone(), number: NUMBER.fetch_add(1, Ordering::Relaxed), pusher };
+    // Not 0, which stands for no connection; two equal numbers of 64 bits do not happen.
+    let number = random::rng().random_range(1..=u64::MAX);
+    let peer = Peer::<P> { connection: connection.clone(), number, pusher };
     let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
     loop {
         let body = match frame::read_body(stream.recv.as_mut()).await {

@@ -3,7 +3,7 @@
 use super::*;
 use futures::future::join_all;
 
-async fn open(dir: &std::path::Path, applied: u64) -> Result<(Log, mpsc::Receiver<Committed>), LogError> {
+async fn open(dir: &Path, applied: u64) -> Result<(Log, mpsc::Receiver<Committed>), LogError> {
     let (sink, committed) = mpsc::channel(4096);
     let config = LogConfig { dir: dir.to_owned(), ..small() };
     Ok((Log::open(config, applied, sink).await?, committed))

@@ -14,7 +14,7 @@ fn cpu_seconds() -> f64 {
 }
 
 /// Median time in microseconds of overwriting and syncing a page of a written file.
-fn sync_micros(dir: &std::path::Path) -> f64 {
+fn sync_micros(dir: &Path) -> f64 {
     let file = File::options().create(true).truncate(true).write(true).open(dir.join("probe")).unwrap();
     file.write_all_at(&vec![0; 4 << 20], 0).unwrap();
     file.sync_all().unwrap();

@@ -1,8 +1,16 @@
 //! The machine stops, or a step fails, at each I/O step in turn.
 
 use super::*;
-use crate::faulty::Fault;
 use futures::future::join_all;
+
+/// What happens at the chosen step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The machine stops: this step and all later ones fail.
+    Crash,
+    /// Only this step fails.
+    Error,
+}
 
 /// What a run was told.
 #[derive(Default)]
@@ -67,16 +75,19 @@ async fn run(step: u64, fault: Fault, survival: f64) -> bool {
     let mut happened = false;
     // The second life begins on what the first one left, and meets the fault as well.
     for life in 0..2u64 {
-        disk.set_fault(step, fault);
+        match fault {
+            Fault::Crash => disk.kill_at(step),
+            Fault::Error => disk.fail_at(step),
+        }
         if let Ok((log, mut committed)) = open_faulty(&disk, history.checkpoint).await {
             work(&log, &mut committed, life, &mut history).await;
             log.shutdown().await;
         }
         happened = disk.steps() >= step;
-        disk = disk.restarted(survival, step);
+        disk = disk.after_power_loss(Survival::Each(survival), step);
         check(&disk, &history, &what).await;
         history.proposed.push(entry(999_999, 100));
-        disk = disk.restarted(survival, step + 1);
+        disk = disk.after_power_loss(Survival::Each(survival), step + 1);
     }
     happened
 }
@@ -107,7 +118,7 @@ async fn after_a_failed_sync_the_log_stays_stopped() {
     let (log, _committed) = open_faulty(&disk, 0).await.unwrap();
     log.propose(entry(1, 100)).await.unwrap();
     // The next steps are at least one write and its sync; the keeper is idle by now, or fails without harm.
-    disk.set_fault(disk.steps() + 2, Fault::Error);
+    disk.fail_at(disk.steps() + 2);
     let mut failed = false;
     for n in 2..10 {
         match log.propose(entry(n, 100)).await {

@@ -6,14 +6,37 @@ mod crash;
 mod damage;
 mod suite;
 
-use crate::disk::Disk;
-use crate::faulty::FaultyDisk;
 use crate::{Committed, Log, LogConfig, LogError};
 use bytes::Bytes;
 use quarry_common::ids::NameNodeId;
+use quarry_host::disk::Disk;
+use quarry_host::disk::faulty::{FaultyDisk, Survival};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// Where the log is on a faulty disk.
+const DIR: &str = "/log";
+
+/// A file of the log on a faulty disk.
+fn file(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+/// A copy of the disk on which a file has other bytes.
+fn with_content(disk: &FaultyDisk, name: &str, bytes: Vec<u8>) -> FaultyDisk {
+    let copy = disk.copy();
+    copy.replace(&file(name), bytes);
+    copy
+}
+
+/// A copy of the disk without a file.
+fn without(disk: &FaultyDisk, name: &str) -> FaultyDisk {
+    let copy = disk.copy();
+    copy.remove(&file(name)).unwrap();
+    copy
+}
 
 /// Small segments, so that a test uses several; seals only when the log is shut down.
 fn small() -> LogConfig {
@@ -22,14 +45,13 @@ fn small() -> LogConfig {
         max_bytes: 64 << 20,
         cache_bytes: 8 << 10,
         seal_after: Duration::from_secs(3600),
-        ..LogConfig::new("", NameNodeId(1))
+        ..LogConfig::new(DIR, NameNodeId(1))
     }
 }
 
 async fn open_faulty(disk: &FaultyDisk, applied: u64) -> Result<(Log, mpsc::Receiver<Committed>), LogError> {
     let (sink, committed) = mpsc::channel(4096);
-    let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    Ok((Log::open_on(move || Ok(disk), small(), applied, sink).await?, committed))
+    Ok((Log::open_on(Arc::new(disk.clone()), small(), applied, sink).await?, committed))
 }
 
 /// What comes through the sink up to entry `last`, without raft's own entries.

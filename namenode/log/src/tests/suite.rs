@@ -24,8 +24,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Storage> for Builder {
 }
 
 fn build(disk: &FaultyDisk) -> (Storage, LogStore, Machine) {
-    let disk = Arc::new(disk.clone()) as Arc<dyn Disk>;
-    let storage = Storage::open(|| Ok(disk), &small(), 0).unwrap();
+    let storage = Storage::open(Arc::new(disk.clone()), &small(), 0).unwrap();
     let (sink, _) = mpsc::channel(1);
     let machine = Machine::new(storage.shared.clone(), sink, watch::channel(false).1, None);
     let store = LogStore(storage.shared.clone());
@@ -39,7 +38,7 @@ macro_rules! suite {
             type Tests = Suite<TypeConfig, LogStore, Machine, Builder, Storage>;
             let (storage, store, machine) = Builder.build().await.unwrap();
             Tests::$name(store, machine).await.unwrap();
-            storage.close();
+            storage.close().await;
         })*
     };
 }
@@ -95,12 +94,12 @@ async fn entries_that_were_taken_back_stay_away_after_a_restart() {
     let expected: Vec<RaftEntry> =
         std::iter::once(&first).chain(&old[..9]).chain(&new[..6]).cloned().collect();
     assert_eq!(store.try_get_log_entries(..).await.unwrap(), expected);
-    storage.close();
+    storage.close().await;
 
-    let (storage, mut store, _machine) = build(&disk.restarted(0.0, 0));
+    let (storage, mut store, _machine) = build(&disk.after_power_loss(Survival::Each(0.0), 0));
     assert_eq!(store.try_get_log_entries(..).await.unwrap(), expected);
     assert_eq!(store.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 15)));
-    storage.close();
+    storage.close().await;
 }
 
 #[tokio::test]
@@ -109,5 +108,5 @@ async fn an_entry_out_of_turn_is_refused() {
     assert!(append(&mut store, vec![raft_entry(1, 1, 10)]).await.is_err());
     append(&mut store, vec![raft_entry(1, 0, 10), raft_entry(1, 1, 10)]).await.unwrap();
     assert!(append(&mut store, vec![raft_entry(1, 3, 10)]).await.is_err());
-    storage.close();
+    storage.close().await;
 }

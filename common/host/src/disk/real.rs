@@ -6,12 +6,13 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FlockOperation};
 use std::fs::{self, File};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Files by system calls.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct RealDisk;
+pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -36,12 +37,16 @@ impl Disk for RealDisk {
         Ok(entries)
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File::create(path)?))
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::options().create(true).truncate(true).read(true).write(true).open(path)?))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File::open(path)?))
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::open(path)?))
+    }
+
+    fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::options().read(true).write(true).open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -82,9 +87,17 @@ impl Disk for RealDisk {
 }
 
 impl DiskFile for File {
-    fn write(&self, parts: &[Bytes]) -> io::Result<()> {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+
+    fn write(&self, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
-        let (mut left, mut offset) = (&mut slices[..], 0);
+        let mut left = &mut slices[..];
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
             match rustix::io::pwritev(self, left, offset) {
@@ -115,6 +128,14 @@ impl DiskFile for File {
         Ok(buffer)
     }
 
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
     fn begin_sync(&self) {
         // For dirty pages this means writing them; they stay in the cache meanwhile.
         let _ = rustix::fs::fadvise(self, 0, None, Advice::DontNeed);
@@ -139,9 +160,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let file = RealDisk.create(&path).unwrap();
-        file.write(&[Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"two")]).unwrap();
+        file.write(0, &[Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"two")]).unwrap();
         file.sync().unwrap();
+        let mut buffer = [0; 4];
+        file.read_at(1, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"netw");
+        let writable = RealDisk.open_writable(&path).unwrap();
+        writable.write_at(6, b"more").unwrap();
+        writable.set_length(6).unwrap();
         let file = RealDisk.open(&path).unwrap();
+        assert_eq!(file.length().unwrap(), 6);
         assert_eq!(file.read(1, 4).unwrap(), b"netw");
         assert_eq!(file.read(1, 6).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(RealDisk.list(dir.path()).unwrap(), [Entry { name: "f".into(), is_dir: false, size: 6 }]);

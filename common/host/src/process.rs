@@ -1,0 +1,17 @@
+//! What a process tells of itself, for those who look at sessions and logs.
+
+use crate::world;
+
+/// The process's number on its machine.
+pub fn id() -> u32 {
+    // A simulated machine runs one process.
+    world::ask(|_| 1).unwrap_or_else(std::process::id)
+}
+
+/// The machine's name; empty if it has none that can be read.
+pub fn host_name() -> String {
+    world::ask(|world| world.host_name()).unwrap_or_else(|| {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim().to_owned()
+    })
+}
