@@ -1,0 +1,91 @@
+//! A whole cluster in one process, from a seed.
+//!
+//! The production NameNode, DataNodes and clients run as tasks of one thread with paused time, over a simulated network and
+//! simulated disks. One seed gives one history. `docs/simulation.md` says how it works and what it cannot see.
+
+mod cluster;
+mod entropy;
+mod history;
+mod machine;
+mod network;
+mod register;
+mod scenario;
+mod workload;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+/// A deliberate fault, which a checker must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// The NameNode's disk answers syncs at once and makes nothing durable.
+    NameNodeDiskLies,
+}
+
+/// What can be chosen about a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most clients.
+    pub clients_max: u32,
+    /// Faults, one after the other.
+    pub faults: u32,
+    /// A deliberate fault.
+    pub plant: Option<Plant>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { clients_max: 3, faults: 6, plant: None }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The same for two runs of one seed.
+    pub hash: u64,
+    /// What must not be, and was; empty for a good run.
+    pub violations: Vec<String>,
+    /// Values that were written.
+    pub operations: u64,
+    /// Everything that happened, a line each, in simulated time.
+    pub history: Vec<String>,
+}
+
+thread_local! {
+    /// Panics of tasks of the run on this thread.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// When the machine cannot start a thread.
+pub fn run(seed: u64, options: &Options) -> Outcome {
+    let options = options.clone();
+    // A new thread: the keys of hash maps belong to threads and must come from the seed.
+    let thread = std::thread::Builder::new().name(format!("seed-{seed}")).spawn(move || {
+        entropy::seed_thread(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs nothing of the system");
+        let mut outcome = runtime.block_on(scenario::run(seed, &options));
+        runtime.shutdown_timeout(Duration::ZERO);
+        if PANICS.get() > 0 {
+            outcome.violations.push(format!("{} tasks panicked", PANICS.get()));
+        }
+        outcome
+    });
+    thread.expect("a thread can be started").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// From now on a panic of a task is a violation of the run on whose thread it happens. Once for a program.
+pub fn count_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.set(PANICS.get() + 1);
+        before(panic);
+    }));
+}

@@ -1,0 +1,215 @@
+//! Simulated machines: one process each, with a disk and clocks of its own.
+
+use quarry_common::wire::fs::Timestamp;
+use quarry_host::disk::Disk;
+use quarry_host::disk::faulty::FaultyDisk;
+use quarry_host::task;
+use quarry_host::world::{self, Permission, World};
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// The wall clock of all machines at the start: some day in 2026.
+const EPOCH_NS: i128 = 1_780_000_000_000_000_000;
+
+/// A machine's number, unique in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MachineId(pub u32);
+
+/// One life of a machine's process: from its start to its end or crash.
+pub(crate) struct Life {
+    name: String,
+    disk: FaultyDisk,
+    began: Instant,
+    random: Mutex<StdRng>,
+    state: Mutex<State>,
+    /// Work that a slow disk makes slow, as a factor.
+    slowness: AtomicU64,
+}
+
+struct State {
+    permission: Permission,
+    next_task: u64,
+    /// Tasks that live, with the waker of those that were polled.
+    tasks: BTreeMap<u64, Option<Waker>>,
+}
+
+impl Life {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, permission: Permission) {
+        let mut state = self.state();
+        state.permission = permission;
+        let wakers: Vec<Waker> = state.tasks.values().flatten().cloned().collect();
+        drop(state);
+        wakers.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Whether its tasks run at this moment.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state().permission == Permission::Run
+    }
+
+    /// Whether it ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state().permission == Permission::Gone
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&self) {
+        self.set(Permission::Wait);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.set(Permission::Run);
+    }
+}
+
+impl World for Life {
+    fn host_name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(EPOCH_NS + self.began.elapsed().as_nanos() as i128)
+    }
+
+    fn boot(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn random(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(self.disk.clone())
+    }
+
+    fn blocking_time(&self) -> Duration {
+        let micros = self.random() % 2_000;
+        Duration::from_micros(micros * self.slowness.load(Ordering::Relaxed))
+    }
+
+    fn task_began(&self) -> u64 {
+        let mut state = self.state();
+        state.next_task += 1;
+        let task = state.next_task;
+        state.tasks.insert(task, None);
+        task
+    }
+
+    fn task_ended(&self, task: u64) {
+        self.state().tasks.remove(&task);
+    }
+
+    fn may_run(&self, task: u64, waker: &Waker) -> Permission {
+        let mut state = self.state();
+        if let Some(kept) = state.tasks.get_mut(&task)
+            && !kept.as_ref().is_some_and(|kept| kept.will_wake(waker))
+        {
+            *kept = Some(waker.clone());
+        }
+        state.permission
+    }
+}
+
+/// A machine.
+pub(crate) struct Machine {
+    /// Its number.
+    pub(crate) id: MachineId,
+    name: String,
+    disk: FaultyDisk,
+    /// Numbers for each life, from the simulation's seed.
+    random: Mutex<StdRng>,
+    began: Instant,
+    life: Mutex<Option<Arc<Life>>>,
+}
+
+impl Machine {
+    /// A machine that is switched on now and runs nothing yet.
+    pub(crate) fn new(id: MachineId, name: &str, seed: u64) -> Arc<Self> {
+        let random = Mutex::new(StdRng::seed_from_u64(seed ^ u64::from(id.0).wrapping_mul(0x9e37_79b9)));
+        Arc::new(Self {
+            id,
+            name: name.to_owned(),
+            disk: FaultyDisk::default(),
+            random,
+            began: Instant::now(),
+            life: Mutex::default(),
+        })
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its disk.
+    pub(crate) fn disk(&self) -> &FaultyDisk {
+        &self.disk
+    }
+
+    /// The life of its process, if one was started and did not crash.
+    pub(crate) fn life(&self) -> Option<Arc<Life>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts its process; the one before must have ended. Its tasks are what `main` spawns.
+    pub(crate) fn start<T>(&self, main: impl FnOnce(&Arc<Life>) -> T) -> T {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = Arc::new(Life {
+            name: self.name.clone(),
+            disk: self.disk.clone(),
+            began: self.began,
+            random: Mutex::new(StdRng::seed_from_u64(random.random())),
+            state: Mutex::new(State { permission: Permission::Run, next_task: 0, tasks: BTreeMap::new() }),
+            slowness: AtomicU64::new(1),
+        });
+        drop(random);
+        self.disk.restart();
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Some(life.clone());
+        let world: Arc<dyn World> = life.clone();
+        world::within(&world, || main(&life))
+    }
+
+    /// SIGKILL: no task of the process runs again, and nothing of it reaches disk or network any more. Returns when all that the
+    /// process owned is gone.
+    pub(crate) async fn kill(&self) {
+        self.disk.kill();
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(life) = life {
+            life.set(Permission::Gone);
+            // Each task drops what it owns at its next poll; what they own may own tasks in turn.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// The power fails: a kill, and what was not synced is lost in part.
+    pub(crate) async fn lose_power(&self) {
+        self.kill().await;
+        let seed = self.random.lock().unwrap_or_else(PoisonError::into_inner).random();
+        self.disk.lose_power(seed);
+    }
+}
+
+/// Runs a future as a task of a process.
+pub(crate) fn spawn_in<F>(life: &Arc<Life>, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let world: Arc<dyn World> = life.clone();
+    world::within(&world, || task::spawn(future))
+}
