@@ -6,7 +6,7 @@
 //! ```
 
 use crate::entry::Builder;
-use crate::handle::{ClientReplier, Introduction, NodeReplier, Proposed};
+use crate::events::{ClientReplier, Introduction, NodeReplier, Proposed};
 use bytes::Bytes;
 use quarry_common::ids::{PgId, SessionId};
 use quarry_common::wire::fs::Timestamp;

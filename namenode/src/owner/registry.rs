@@ -3,7 +3,7 @@
 //! Which sessions there are is in the state. A session that the state knew when this NameNode started is *recovering*
 //! until its client resumes it or it expires: meanwhile it may have inodes open and hold locks that nothing is known of.
 
-use crate::handle::ClientPusher;
+use crate::events::ClientPusher;
 use quarry_common::ids::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -3,8 +3,8 @@
 use super::lock_waits::LockRequest;
 use super::sessions::Holdings;
 use super::{Fatal, Owner, refusal, respond};
-use crate::handle::{ClientReplier, Introduction};
-use quarry_common::ids::{Ino, SessionId};
+use crate::events::{ClientReplier, Introduction};
+use quarry_common::ids::SessionId;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Fate, Losses, Reply, Request};
 
@@ -17,7 +17,7 @@ impl Owner {
         request: Request,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
-        let session = self.registry.heard(connection, self.now);
+        let session = self.clients.registry.heard(connection, self.now);
         if let Some(session) = session {
             self.renew_leases(session)?;
         }
@@ -29,7 +29,9 @@ impl Owner {
                 let holdings = Holdings { open, locks, leases };
                 self.resume_session(connection, introduction, session, holdings, reply)?;
             }
-            (Request::Placement, _) => respond(reply, Ok(Reply::Placement(self.nodes.placement().clone()))),
+            (Request::Placement, _) => {
+                respond(reply, Ok(Reply::Placement(self.topology.nodes.placement().clone())))
+            }
             (Request::ClusterStatus, _) => {
                 let status = self.status()?;
                 respond(reply, Ok(Reply::Status(Box::new(status))));
@@ -62,7 +64,7 @@ impl Owner {
             Request::Renew { .. } | Request::RecallDone { .. } | Request::ReturnLeases { .. }
         );
         if !upkeep {
-            self.registry.count_request(session);
+            self.clients.registry.count_request(session);
         }
         match request {
             Request::CloseSession => self.close_session(session, reply),
@@ -110,10 +112,5 @@ impl Owner {
             }
         }
         Ok(())
-    }
-
-    fn close(&mut self, session: SessionId, ino: Ino) {
-        self.release_locks_on(session, ino);
-        self.reap_due |= self.opens.close(session, ino);
     }
 }

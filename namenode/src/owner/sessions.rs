@@ -1,10 +1,10 @@
 //! The life of sessions.
 
-use super::leasing::Leasing;
 use super::proposer::{Pending, Waiter};
+use super::recalls::Leasing;
 use super::registry::NotResumed;
 use super::{Fatal, Owner, millis, refusal, respond};
-use crate::handle::{ClientReplier, Introduction};
+use crate::events::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{ClientInfo, LeaseId, Lock, Losses, Reply};
@@ -27,15 +27,15 @@ impl Owner {
     /// The log is applied as far as it went when this NameNode started: sessions that there are now may be resumed, and
     /// nodes will be heard. `run` numbers this run.
     pub(crate) fn caught_up_with_log(&mut self, run: u64) -> Result<(), Fatal> {
-        self.nodes.listen(self.now);
+        self.topology.nodes.listen(self.now);
         for (session, record) in self.state.sessions()? {
-            self.registry.recover(session, record.owner, self.now);
+            self.clients.registry.recover(session, record.owner, self.now);
         }
         let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
-        self.leasing = Leasing::new(millis(self.uptime()), run, former);
-        self.in_grace = self.registry.recovering() > 0;
-        if self.in_grace {
-            let sessions = self.registry.recovering();
+        self.clients.leasing = Leasing::new(millis(self.uptime()), run, former);
+        self.clients.in_grace = self.clients.registry.recovering() > 0;
+        if self.clients.in_grace {
+            let sessions = self.clients.registry.recovering();
             tracing::info!(sessions, "waiting for the sessions from before the start");
         }
         Ok(())
@@ -48,7 +48,7 @@ impl Owner {
         info: ClientInfo,
         reply: ClientReplier,
     ) {
-        if self.registry.heard(connection, self.now).is_some() {
+        if self.clients.registry.heard(connection, self.now).is_some() {
             let why = "this connection has a session".to_owned();
             return reply.send(refusal(ServiceError::BadRequest(why)));
         }
@@ -78,7 +78,7 @@ impl Owner {
                 tracing::info!(%session, client = %owner, "session opened");
                 // A connection that is closed already would stay in the table: nobody would tell that it is gone.
                 let at = (!below.is_closed()).then_some((connection, pusher));
-                self.registry.open(session, owner, at, self.now);
+                self.clients.registry.open(session, owner, at, self.now);
                 respond(reply, Ok(self.session_reply(session, Losses::default())));
             }
             Outcome::Refused(why) => reply.send(refusal(ServiceError::Unavailable(why))),
@@ -95,12 +95,12 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         let Introduction { owner, pusher, .. } = introduction;
-        if self.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
+        if self.clients.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
             let why = "this connection has another session".to_owned();
             reply.send(refusal(ServiceError::BadRequest(why)));
             return Ok(());
         }
-        match self.registry.resume(session, &owner, connection, pusher, self.now) {
+        match self.clients.registry.resume(session, &owner, connection, pusher, self.now) {
             Ok(()) => {}
             Err(NotResumed::Expired) => {
                 reply.send(refusal(ServiceError::SessionExpired));
@@ -123,28 +123,14 @@ impl Owner {
         Ok(())
     }
 
-    /// The session has these inodes open and no others.
-    fn restore_opens(&mut self, session: SessionId, open: &[Ino]) -> Result<(), Fatal> {
-        self.reap_due |= self.opens.close_all(session);
-        for &ino in open {
-            if self.reaping.contains(&ino) || self.state.attr(ino)?.is_none() {
-                tracing::warn!(%session, %ino, "a resumed session has an inode open that is gone");
-            } else if self.opens.open(session, ino).is_err() {
-                tracing::warn!(%session, "a resumed session has too many inodes open");
-                break;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn close_session(&mut self, session: SessionId, reply: ClientReplier) {
-        self.registry.ending(session);
+        self.clients.registry.ending(session);
         let waiter = Waiter::CloseSession { session, reply };
         self.admit(Pending { body: Body::EndSession { session }, waiter });
     }
 
     pub(super) fn expire_sessions(&mut self) {
-        for session in self.registry.expire(self.now, self.around.config.session_ttl) {
+        for session in self.clients.registry.expire(self.now, self.around.config.session_ttl) {
             tracing::warn!(%session, "session expired: its client is silent");
             let waiter = Waiter::Expire { session };
             self.admit(Pending { body: Body::EndSession { session }, waiter });
@@ -153,8 +139,8 @@ impl Owner {
 
     /// The state no longer has the session.
     pub(super) fn session_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
-        self.registry.ended(session);
-        self.reap_due |= self.opens.close_all(session);
+        self.clients.registry.ended(session);
+        self.orphans.due |= self.clients.opens.close_all(session);
         self.release_locks_of(session);
         tracing::info!(%session, "session ended");
         self.leases_of_ended(session)
@@ -162,9 +148,9 @@ impl Owner {
 
     /// A client's connection is gone.
     pub(super) fn disconnected(&mut self, connection: u64) {
-        self.registry.disconnected(connection);
+        self.clients.registry.disconnected(connection);
         self.cancel_lock_waits_on(connection);
-        self.feed.disconnected(connection);
+        self.watchers.disconnected(connection);
     }
 
     fn session_reply(&self, session: SessionId, losses: Losses) -> Reply {

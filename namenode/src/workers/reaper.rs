@@ -1,7 +1,7 @@
 //! Frees inodes that have lost their last name, once nobody has them open.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use async_trait::async_trait;
 use quarry_common::ids::Ino;
 use quarry_namenode_core::{Body, Outcome};
