@@ -47,6 +47,8 @@ impl Owner {
                 self.refuse_grants(why);
             }
             Waiter::Register { reply } => reply.send(Err(unavailable())),
+            Waiter::Fence { session, fence } => self.clients.leasing.unfenced.push((session, fence)),
+            Waiter::Nothing => {}
             Waiter::Worker(done) => {
                 // The worker may have ended.
                 let _ = done.send(Err(Refused(why.to_owned())));
@@ -85,7 +87,7 @@ impl Owner {
 
     fn effect(&mut self, effect: Effect, changed: &mut Vec<Ino>) -> Result<(), Fatal> {
         match effect {
-            Effect::Orphaned(_) => self.orphans.due = true,
+            Effect::Orphaned(_) | Effect::Erased => self.orphans.due = true,
             Effect::PlacementChanged => self.topology.changed = true,
             Effect::SessionEnded(session) => self.session_ended(session)?,
             Effect::Changed(ino) => changed.push(ino),
@@ -102,7 +104,8 @@ impl Owner {
                 self.session_opened(connection, introduction, reply, outcome);
             }
             Waiter::CloseSession { reply, .. } => respond(reply, Ok(Reply::Done)),
-            Waiter::Expire { .. } => {}
+            Waiter::Expire { .. } | Waiter::Nothing => {}
+            Waiter::Fence { session, fence } => self.fenced(session, fence)?,
             Waiter::Reserve { pg } => self.reserved(pg, outcome)?,
             Waiter::Register { reply } => reply.send(match outcome {
                 Outcome::Refused(why) => Err(ServiceError::BadRequest(why)),

@@ -1,11 +1,10 @@
 //! Chunks that no file refers to: the delete queue, floors, and what an audit compares.
 
-use super::{Fatal, Owner};
+use super::{Fatal, Owner, millis};
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::wire::cluster::{Group, MemberState};
 use quarry_common::wire::data::Endpoint;
-use quarry_common::wire::fs::Timestamp;
-use quarry_host::clock;
+use quarry_namenode_core::LogicalTime;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ const COMPARE_MAX: usize = 8192;
 #[derive(Debug, Default)]
 pub(crate) struct Deletions {
     /// Entries of the queue, oldest first.
-    pub(crate) entries: Vec<(Timestamp, ChunkId)>,
+    pub(crate) entries: Vec<(LogicalTime, ChunkId)>,
     /// Of each node, the chunks that it may have.
     pub(crate) targets: BTreeMap<NodeId, (String, Vec<ChunkId>)>,
     /// There are more.
@@ -52,11 +51,11 @@ impl Owner {
     /// What is due to be deleted from DataNodes. Nodes that are silent are not waited for: what they keep is garbage, and
     /// an audit finds it when they are back.
     pub(crate) fn deletions(&self) -> Result<Deletions, Fatal> {
-        let grace = i128::try_from(self.around.config.delete_grace.as_nanos()).unwrap_or(i128::MAX);
-        let due = clock::wall().0.saturating_sub(grace);
+        let grace = millis(self.around.config.delete_grace);
+        let clock = self.clock().0;
         let mut deletions = Deletions::default();
         for (since, id) in self.state.delete_queue(DELETE_MAX)? {
-            if since.0 > due {
+            if since.0.saturating_add(grace) > clock {
                 break;
             }
             deletions.entries.push((since, id));

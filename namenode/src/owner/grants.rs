@@ -57,6 +57,7 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         avoid.truncate(AVOID_MAX);
+        self.clients.leasing.table.progress(self.now_ms(), session, ino);
         let wanted = Wanted { session, ino, count: count.clamp(1, GRANT_MAX), avoid };
         self.grant_or_wait(wanted, reply, self.now + WAIT)
     }

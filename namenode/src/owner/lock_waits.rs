@@ -6,7 +6,7 @@ use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::session::{LOCK_WAIT_MAX_MS, Lock, LockKind, Reply};
 use quarry_namenode_core::locks::{LockTable, Outcome, Ticket, Woken};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Requests that wait for the end of the grace period.
@@ -109,15 +109,18 @@ impl Owner {
         self.wake(woken);
     }
 
-    /// Takes in what a resumed session says it holds.
-    pub(super) fn restore_locks(&mut self, session: SessionId, locks: &[(Ino, Lock)]) {
+    /// Takes in what a resumed session says it holds. Gives the files on which that is no longer so.
+    pub(super) fn restore_locks(&mut self, session: SessionId, locks: &[(Ino, Lock)]) -> Vec<Ino> {
+        let mut lost = BTreeSet::new();
         for (ino, lock) in locks {
             let (held, woken) = self.clients.locks.table.restore(session, *ino, lock);
             self.wake(woken);
             if !held {
                 tracing::warn!(%session, %ino, "a lock of a resumed session is lost: another has taken it");
+                lost.insert(*ino);
             }
         }
+        lost.into_iter().collect()
     }
 
     /// A connection is gone: whoever waited on it asks again or gave up, and must not be granted a lock meanwhile.

@@ -55,7 +55,7 @@ use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Push, Reply, Response};
 use quarry_host::{clock, random};
 use quarry_log::{Committed, Log, LogError};
-use quarry_namenode_core::{State, StateError};
+use quarry_namenode_core::{LogicalTime, State, StateError};
 use rand::Rng;
 use recalls::Leasing;
 use registry::Registry;
@@ -124,9 +124,13 @@ pub(crate) struct Owner {
     around: Surroundings,
     pub(crate) state: State,
     started: Instant,
+    /// The same moment by the clock that suspends do not stop.
+    booted: Duration,
     /// The time of this turn.
     now: Instant,
     last_tick: Instant,
+    /// The logical time when this run began to serve.
+    serving_since: (LogicalTime, Instant),
     commands: Commands,
     clients: Clients,
     grants: Grants,
@@ -183,11 +187,9 @@ impl Owner {
     /// Over a state that may lag behind the log.
     pub(crate) fn new(around: Surroundings, state: State) -> Self {
         let now = clock::now();
-        let wall = clock::wall().0;
         let config = &around.config;
-        // Versions of the placement table grow across restarts, as long as the clock does.
-        let version = u64::try_from(wall / 1_000_000).unwrap_or(0);
-        let nodes = Nodes::new(now, config.suspect_after, config.dead_after, version);
+        let nodes = Nodes::new(now, config.suspect_after, config.dead_after);
+        let clock = state.meta().clock;
         Self {
             commands: Commands {
                 // Tells this run of the process from all others.
@@ -199,8 +201,10 @@ impl Owner {
             around,
             state,
             started: now,
+            booted: clock::boot(),
             now,
             last_tick: now,
+            serving_since: (clock, now),
             clients: Clients {
                 registry: Registry::default(),
                 opens: OpenTable::default(),
@@ -226,25 +230,25 @@ impl Owner {
             tokio::select! {
                 biased;
                 Some(committed) = inputs.committed.recv() => {
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     self.committed(&committed)?;
                     while let Ok(committed) = inputs.committed.try_recv() {
                         self.committed(&committed)?;
                     }
                 }
                 Some((tag, result)) = self.commands.in_log.next(), if !self.commands.in_log.is_empty() => {
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     self.proposed(tag, result)?;
                 }
                 _ = tick.tick() => {
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     self.tick()?;
                 }
                 n = inputs.events.recv_many(&mut events, TURN_EVENTS_MAX) => {
                     if n == 0 {
                         return Ok(self);
                     }
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     for event in events.drain(..) {
                         self.event(event)?;
                     }
@@ -284,6 +288,7 @@ impl Owner {
         if pause >= self.around.config.tick * PAUSE_TICKS {
             tracing::warn!(?pause, "this NameNode stood still; silence meanwhile is held against nobody");
             self.clients.registry.forgive(pause);
+            self.clients.leasing.table.forgive(millis(pause));
             self.topology.nodes.forgive(pause);
         }
         self.tick_leases()?;
@@ -314,8 +319,9 @@ impl Owner {
             tracing::info!("all sessions from before the start are known again");
             self.end_lock_grace();
         }
+        self.serve_lease_queue()?;
         self.answer_watchers();
-        while let Some((tag, entry)) = self.commands.proposer.next_entry(clock::wall()) {
+        while let Some((tag, entry)) = self.commands.proposer.next_entry(clock::wall(), self.clock()) {
             self.send_to_log(tag, entry);
         }
         Ok(())
@@ -324,6 +330,17 @@ impl Owner {
     fn send_to_log(&mut self, tag: u64, entry: Bytes) {
         let log = self.around.log.clone();
         self.commands.in_log.push(Box::pin(async move { (tag, log.propose(entry).await) }));
+    }
+
+    /// The logical time: where the state had it when this run began to serve, and what has passed since.
+    fn clock(&self) -> LogicalTime {
+        let (at, began) = self.serving_since;
+        LogicalTime(at.0 + millis(self.now.saturating_duration_since(began)))
+    }
+
+    /// The time of a turn: goes on while the machine is suspended, as it does for clients and their leases.
+    fn read_clock(&self) -> Instant {
+        self.started + clock::boot().saturating_sub(self.booted)
     }
 
     /// How long this NameNode has been up.

@@ -29,6 +29,11 @@ impl Owner {
         mutation: Mutation,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
+        if let Mutation::Commit(commit) = &mutation
+            && commit.lease.is_some()
+        {
+            self.clients.leasing.table.progress(self.now_ms(), session, commit.ino);
+        }
         let opens = matches!(mutation, Mutation::Create { node: NewNode::File { open: true }, .. });
         let waiter = Waiter::Mutation(MutationWaiter { session, reply, opens, ticket: None });
         let body = Body::Mutate { session, slot, sequence, mutation };
@@ -137,7 +142,9 @@ impl Owner {
         // Nobody else can know a file that was just made and opened, and its maker is about to write.
         let fresh = attr.version == FIRST_VERSION && attr.kind == FileKind::File && is_open;
         let mode = if fresh { LeaseMode::Exclusive } else { LeaseMode::Shared };
-        let ino = (attr.nlink > 0 || is_open).then_some(attr.ino);
+        // The answer may have waited while others changed the inode: a lease goes only with what is still so.
+        let is_current = self.state.inode(attr.ino)?.is_some_and(|inode| inode.version == attr.version);
+        let ino = (is_current && (attr.nlink > 0 || is_open)).then_some(attr.ino);
         let leases = self.grant_leases(session, mode, ino)?;
         reply.send(Response { result: Ok(Reply::Mutation(answer)), leases });
         Ok(())

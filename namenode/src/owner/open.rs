@@ -5,9 +5,22 @@ use super::{Fatal, Owner, refusal};
 use crate::events::ClientReplier;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
-use quarry_common::wire::fs::FileKind;
+use quarry_common::wire::fs::{Attr, FileKind};
 use quarry_common::wire::session::{LeaseMode, Reply, Response};
-use quarry_namenode_core::leases::Access;
+use quarry_namenode_core::leases::{Refusal, Ticket};
+use std::time::{Duration, Instant};
+
+/// How long a request for a lease waits while other requests use the inode. The client goes on without it: its write
+/// waits for the cluster.
+const LEASE_WAIT: Duration = Duration::from_secs(1);
+
+/// A request for a lease that others hold no longer, and that other requests keep it from.
+pub(super) struct LeaseWait {
+    session: SessionId,
+    ino: Ino,
+    reply: ClientReplier,
+    deadline: Instant,
+}
 
 impl Owner {
     /// The session has the inode open from now on. Answers with its attributes.
@@ -23,8 +36,12 @@ impl Owner {
             return Ok(());
         }
         match self.wait_to_read(session, ino)? {
-            Some(ticket) => self.park(ticket, Parked::Open { session, ino, reply }),
-            None => self.answer_attr(session, LeaseMode::Shared, ino, reply),
+            Ok(Some(ticket)) => self.park(ticket, Parked::Open { session, ino, reply }),
+            Ok(None) => self.answer_attr(session, LeaseMode::Shared, ino, reply),
+            Err(overloaded) => {
+                reply.send(refusal(ServiceError::Unavailable(overloaded.to_string())));
+                Ok(())
+            }
         }
     }
 
@@ -60,7 +77,7 @@ impl Owner {
     /// The session wants to keep changes of a file.
     pub(super) fn lease(&mut self, session: SessionId, ino: Ino, reply: ClientReplier) -> Result<(), Fatal> {
         let now = self.now_ms();
-        match self.clients.leasing.table.acquire(now, session, &[(ino, Access::Write)]) {
+        match self.clients.leasing.table.acquire_queued(now, session, ino) {
             Ok((ticket, actions)) => {
                 self.carry_out(actions)?;
                 self.park(ticket, Parked::Lease { session, ino, reply })
@@ -70,6 +87,55 @@ impl Owner {
                 Ok(())
             }
         }
+    }
+
+    /// Nobody else caches the file any more: the request has its turn.
+    pub(super) fn lease_is_free(
+        &mut self,
+        ticket: Ticket,
+        (session, ino): (SessionId, Ino),
+        reply: ClientReplier,
+    ) -> Result<(), Fatal> {
+        let deadline = self.now + LEASE_WAIT;
+        self.grant_or_queue(ticket, LeaseWait { session, ino, reply, deadline })
+    }
+
+    /// Serves the requests that wait for a lease, in their order.
+    pub(super) fn serve_lease_queue(&mut self) -> Result<(), Fatal> {
+        if !std::mem::take(&mut self.clients.leasing.stirred) {
+            return Ok(());
+        }
+        for (ticket, wait) in std::mem::take(&mut self.clients.leasing.queue) {
+            self.grant_or_queue(ticket, wait)?;
+        }
+        Ok(())
+    }
+
+    fn grant_or_queue(&mut self, ticket: Ticket, wait: LeaseWait) -> Result<(), Fatal> {
+        let LeaseWait { session, ino, reply, deadline } = wait;
+        if !self.clients.leasing.table.is_ready(ticket) {
+            // An earlier request was served, and its lease is being recalled.
+            return self.park(ticket, Parked::Lease { session, ino, reply });
+        }
+        let attr = self.state.attr(ino)?;
+        let may = |attr: &Attr| attr.nlink > 0 || self.clients.opens.is_open_by(session, ino);
+        let Some(attr) = attr.filter(|attr| attr.kind == FileKind::File && may(attr)) else {
+            self.release_ticket(Some(ticket));
+            return self.answer_attr(session, LeaseMode::Shared, ino, reply);
+        };
+        let now = self.now_ms();
+        let (result, actions) = self.clients.leasing.table.grant_queued(now, ticket, ino);
+        match result {
+            Err(Refusal::Busy) if self.now < deadline => {
+                self.clients.leasing.queue.insert(ticket, LeaseWait { session, ino, reply, deadline });
+            }
+            result => {
+                self.release_ticket(Some(ticket));
+                // Before the recall of the lease that it grants.
+                reply.send(Response { result: Ok(Reply::Attr(attr)), leases: result.into_iter().collect() });
+            }
+        }
+        self.carry_out(actions)
     }
 
     pub(super) fn answer_attr(

@@ -36,6 +36,11 @@ impl Owner {
         Ok((picked, next))
     }
 
+    /// Some files with erased windows, which are freed whether they are open or not.
+    pub(crate) fn erased_files(&self) -> Result<Vec<Ino>, Fatal> {
+        Ok(self.state.erased(Ino(0), REAP_MAX)?)
+    }
+
     /// Picked orphans were reaped, or not.
     pub(crate) fn reaped(&mut self, picked: &[Ino], all: bool) {
         for ino in picked {

@@ -1,7 +1,7 @@
 //! A query: answered from the state, after what others buffer of it has been brought in.
 
 use super::recalls::Parked;
-use super::{Fatal, Owner};
+use super::{Fatal, Owner, refusal};
 use crate::events::ClientReplier;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -22,10 +22,15 @@ impl Owner {
     ) -> Result<(), Fatal> {
         let mut result = self.state.query(&query)?;
         self.feed.passed(&query, &result);
-        if let Some(ino) = shown(&query, &result)
-            && let Some(ticket) = self.wait_to_read(session, ino)?
-        {
-            return self.park(ticket, Parked::Query { session, query, reply });
+        if let Some(ino) = shown(&query, &result) {
+            match self.wait_to_read(session, ino)? {
+                Ok(None) => {}
+                Ok(Some(ticket)) => return self.park(ticket, Parked::Query { session, query, reply }),
+                Err(overloaded) => {
+                    reply.send(refusal(ServiceError::Unavailable(overloaded.to_string())));
+                    return Ok(());
+                }
+            }
         }
         match &mut result {
             Ok(QueryReply::StatFs(statfs)) => {
@@ -39,7 +44,7 @@ impl Owner {
             // Of files whose changes others keep, only the names: who wants to know more asks for each.
             Ok(QueryReply::Entries { entries, .. }) => {
                 for entry in entries.iter_mut().filter(|e| e.kind == FileKind::File) {
-                    if self.clients.leasing.table.is_kept_by_other(session, entry.ino) {
+                    if self.clients.leasing.table.must_acquire_to_read(session, entry.ino) {
                         entry.attr = None;
                     }
                 }

@@ -3,14 +3,18 @@
 //! The table of leases decides (see [`quarry_namenode_core::leases`]); this is what carries out its decisions. A request
 //! whose ticket is not ready is parked here, and goes on where it was parked from.
 
+use super::open::LeaseWait;
 use super::open_table::OpenTable;
-use super::proposer::Pending;
-use super::{Fatal, Owner, millis};
+use super::proposer::{Pending, Waiter};
+use super::{Fatal, Owner, millis, respond};
 use crate::events::ClientReplier;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::fs::{MutationReply, Query};
-use quarry_common::wire::session::{LeaseGrant, LeaseMode, Push};
-use quarry_namenode_core::leases::{Access, Actions, LeaseConfig, LeaseTable, Recall, Ticket};
+use quarry_common::wire::session::{LeaseGrant, LeaseId, LeaseMode, Losses, Push, Reply};
+use quarry_namenode_core::leases::{
+    Access, Actions, LeaseConfig, LeaseTable, MISSES_MAX, Overloaded, Recall, Ticket,
+};
+use quarry_namenode_core::{Body, Fence};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What waits for leases to end.
@@ -37,6 +41,12 @@ pub(super) struct Leasing {
     pub(super) orphans: BTreeSet<Ino>,
     /// Inodes whose leases ended unanswered: their holders may have them open and have not said so.
     pub(super) kept: OpenTable,
+    /// Requests that want nothing but a lease, and have to wait for others.
+    pub(super) queue: BTreeMap<Ticket, LeaseWait>,
+    /// Some of them may be served now.
+    pub(super) stirred: bool,
+    /// Breaks that the log has not taken, to be proposed again.
+    pub(super) unfenced: Vec<(SessionId, Fence)>,
 }
 
 impl Leasing {
@@ -47,6 +57,9 @@ impl Leasing {
             parked: BTreeMap::new(),
             orphans: BTreeSet::new(),
             kept: OpenTable::default(),
+            queue: BTreeMap::new(),
+            stirred: false,
+            unfenced: Vec::new(),
         }
     }
 
@@ -58,25 +71,38 @@ impl Leasing {
 
 impl Owner {
     /// A request of the session arrived.
-    pub(super) fn renew_leases(&mut self, session: SessionId) -> Result<(), Fatal> {
+    pub(super) fn renew_leases(&mut self, session: SessionId) {
         let now = self.now_ms();
-        let actions = self.clients.leasing.table.renew(now, session);
-        self.carry_out(actions)
+        self.clients.leasing.table.renew(now, session);
+    }
+
+    /// The session shows that it lives, and has taken note of its losses up to a number.
+    pub(super) fn renew(&mut self, session: SessionId, acknowledged: u64, reply: ClientReplier) {
+        let leases = self.clients.leasing.table.acknowledge(session, acknowledged);
+        if !leases.is_empty() {
+            let body = Body::ReleaseFences { session, leases };
+            self.admit(Pending { body, waiter: Waiter::Nothing });
+        }
+        respond(reply, Ok(Reply::Renewed(self.clients.leasing.table.losses(session))));
     }
 
     /// A ticket to wait with, if another session keeps changes of the inode.
-    pub(super) fn wait_to_read(&mut self, session: SessionId, ino: Ino) -> Result<Option<Ticket>, Fatal> {
-        if !self.clients.leasing.table.is_kept_by_other(session, ino) {
-            return Ok(None);
+    pub(super) fn wait_to_read(
+        &mut self,
+        session: SessionId,
+        ino: Ino,
+    ) -> Result<Result<Option<Ticket>, Overloaded>, Fatal> {
+        if !self.clients.leasing.table.must_acquire_to_read(session, ino) {
+            return Ok(Ok(None));
         }
         let now = self.now_ms();
-        // With too many requests under way it does not wait, as after the end of the lease's term.
-        let Ok((ticket, actions)) = self.clients.leasing.table.acquire(now, session, &[(ino, Access::Read)])
-        else {
-            return Ok(None);
-        };
-        self.carry_out(actions)?;
-        Ok(Some(ticket))
+        match self.clients.leasing.table.acquire(now, session, &[(ino, Access::Read)]) {
+            Ok((ticket, actions)) => {
+                self.carry_out(actions)?;
+                Ok(Ok(Some(ticket)))
+            }
+            Err(overloaded) => Ok(Err(overloaded)),
+        }
     }
 
     /// Keeps something until its ticket is ready, which it may be already.
@@ -92,6 +118,7 @@ impl Owner {
     pub(super) fn release_ticket(&mut self, ticket: Option<Ticket>) {
         if let Some(ticket) = ticket {
             self.clients.leasing.table.done(ticket);
+            self.clients.leasing.stirred = true;
         }
     }
 
@@ -145,12 +172,30 @@ impl Owner {
         Ok(())
     }
 
-    /// The session goes on, without any lease.
-    pub(super) fn leases_of_resumed(&mut self, session: SessionId) -> Result<(), Fatal> {
+    /// The session goes on, with the leases that it reclaims and gets back. Gives what it has lost.
+    pub(super) fn leases_of_resumed(
+        &mut self,
+        session: SessionId,
+        reclaims: &[LeaseId],
+    ) -> Result<Losses, Fatal> {
         let now = self.now_ms();
         self.orphans.due |= self.clients.leasing.kept.close_all(session);
-        let actions = self.clients.leasing.table.resume(now, session);
+        let fences = self.state.fences(session)?;
+        let below = self.state.session(session)?.map(|record| record.fenced_below).unwrap_or_default();
+        let actions = self.clients.leasing.table.resume(now, session, reclaims, (&fences, below));
+        self.carry_out(actions)?;
+        Ok(self.clients.leasing.table.losses(session))
+    }
+
+    /// A break is durable.
+    pub(super) fn fenced(&mut self, session: SessionId, fence: Fence) -> Result<(), Fatal> {
+        let actions = self.clients.leasing.table.fenced(session, fence);
         self.carry_out(actions)
+    }
+
+    fn propose_fence(&mut self, session: SessionId, fence: Fence) {
+        let waiter = Waiter::Fence { session, fence };
+        self.admit(Pending { body: Body::Fence { session, fence }, waiter });
     }
 
     /// The session has ended.
@@ -160,8 +205,12 @@ impl Owner {
         self.carry_out(actions)
     }
 
-    /// Ends leases whose holders have not answered in time.
+    /// Breaks leases whose holders have not answered in time.
     pub(super) fn tick_leases(&mut self) -> Result<(), Fatal> {
+        for (session, fence) in std::mem::take(&mut self.clients.leasing.unfenced) {
+            self.propose_fence(session, fence);
+        }
+        self.clients.leasing.stirred = true;
         let now = self.now_ms();
         let actions = self.clients.leasing.table.tick(now);
         self.carry_out(actions)
@@ -169,7 +218,14 @@ impl Owner {
 
     /// Does what the table says. Recalls go out before any later answer: all leave through this thread.
     pub(super) fn carry_out(&mut self, actions: Actions) -> Result<(), Fatal> {
-        let Actions { recalls, ready, broken } = actions;
+        let Actions { recalls, ready, broken, fences, losers, evicted } = actions;
+        for session in losers {
+            tracing::warn!(%session, "leases are broken: the session has not answered in time");
+            // A session without a connection is told when it resumes.
+            if let Some(pusher) = self.clients.registry.pusher(session) {
+                pusher.push(Push::Lost(self.clients.leasing.table.losses(session)));
+            }
+        }
         for Recall { session, number, ino, keep } in recalls {
             // A session without a connection does not get it; its leases end by their term.
             if let Some(pusher) = self.clients.registry.pusher(session) {
@@ -180,6 +236,13 @@ impl Owner {
             if self.clients.leasing.kept.open(session, ino).is_err() {
                 tracing::warn!(%session, %ino, "too many leases of a session ended unanswered");
             }
+        }
+        for (session, fence) in fences {
+            self.propose_fence(session, fence);
+        }
+        for session in evicted {
+            tracing::error!(%session, "evicted: its client lives, and has not acknowledged {MISSES_MAX} recalls");
+            self.end_session(session);
         }
         for ticket in ready {
             if let Some(parked) = self.clients.leasing.parked.remove(&ticket) {
@@ -210,10 +273,7 @@ impl Owner {
                 self.release_ticket(Some(ticket));
                 self.answer_attr(session, LeaseMode::Shared, ino, reply)
             }
-            Parked::Lease { session, ino, reply } => {
-                self.release_ticket(Some(ticket));
-                self.answer_attr(session, LeaseMode::Exclusive, ino, reply)
-            }
+            Parked::Lease { session, ino, reply } => self.lease_is_free(ticket, (session, ino), reply),
             Parked::Orphan(ino) => {
                 self.clients.leasing.orphans.remove(&ino);
                 self.clients.leasing.table.done(ticket);

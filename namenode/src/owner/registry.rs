@@ -168,6 +168,11 @@ impl Registry {
         self.sessions.get(&session).is_some_and(|live| !live.ending)
     }
 
+    /// The certificate that opened the session.
+    pub(crate) fn owner(&self, session: SessionId) -> Option<&str> {
+        self.sessions.get(&session).map(|live| live.owner.as_str())
+    }
+
     /// For saying something to a session, if it is connected.
     pub(crate) fn pusher(&self, session: SessionId) -> Option<&ClientPusher> {
         self.sessions.get(&session)?.at.as_ref().map(|(_, pusher)| pusher)

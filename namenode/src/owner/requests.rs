@@ -6,7 +6,7 @@ use super::{Fatal, Owner, refusal, respond};
 use crate::events::{ClientReplier, Introduction};
 use quarry_common::ids::SessionId;
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{Fate, Losses, Reply, Request};
+use quarry_common::wire::session::{Reply, Request};
 
 impl Owner {
     /// A client's request. It is answered at once, or kept until what it waits for is there.
@@ -19,7 +19,7 @@ impl Owner {
     ) -> Result<(), Fatal> {
         let session = self.clients.registry.heard(connection, self.now);
         if let Some(session) = session {
-            self.renew_leases(session)?;
+            self.renew_leases(session);
         }
         match (request, introduction) {
             (Request::OpenSession(info), Some(introduction)) => {
@@ -68,12 +68,15 @@ impl Owner {
         }
         match request {
             Request::CloseSession => self.close_session(session, reply),
-            Request::Renew { .. } => respond(reply, Ok(Reply::Renewed(Losses::default()))),
+            Request::Renew { acknowledged } => self.renew(session, acknowledged, reply),
             Request::Query(query) => self.answer_query(session, query, reply)?,
             Request::Mutate { slot, sequence, mutation } => {
                 self.mutate(session, (slot, sequence), mutation, reply)?;
             }
-            Request::Fate { .. } => respond(reply, Ok(Reply::Fate(Fate::Unknown))),
+            Request::Fate { session: ended, slot, sequence } => {
+                let fate = self.fate(session, ended, (slot, sequence))?;
+                respond(reply, fate.map(Reply::Fate));
+            }
             Request::Open { ino } => self.open(session, ino, reply)?,
             Request::Close { inos } => {
                 for ino in inos {

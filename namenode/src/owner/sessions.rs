@@ -6,8 +6,9 @@ use super::registry::NotResumed;
 use super::{Fatal, Owner, millis, refusal, respond};
 use crate::events::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
+use quarry_common::limits::RECLAIMS_MAX;
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{ClientInfo, LeaseId, Lock, Losses, Reply};
+use quarry_common::wire::session::{ClientInfo, Fate, LeaseId, Lock, Losses, Reply};
 use quarry_namenode_core::{Body, Outcome};
 
 /// Sessions that one certificate may have. Those of clients that died count until they expire, so it is more than one certificate
@@ -27,7 +28,8 @@ impl Owner {
     /// The log is applied as far as it went when this NameNode started: sessions that there are now may be resumed, and
     /// nodes will be heard. `run` numbers this run.
     pub(crate) fn caught_up_with_log(&mut self, run: u64) -> Result<(), Fatal> {
-        self.topology.nodes.listen(self.now);
+        self.topology.nodes.listen(self.now, run);
+        self.serving_since = (self.state.meta().clock, self.now);
         for (session, record) in self.state.sessions()? {
             self.clients.registry.recover(session, record.owner, self.now);
         }
@@ -100,6 +102,11 @@ impl Owner {
             reply.send(refusal(ServiceError::BadRequest(why)));
             return Ok(());
         }
+        if leases.len() > RECLAIMS_MAX {
+            let why = format!("a session may reclaim {RECLAIMS_MAX} leases");
+            reply.send(refusal(ServiceError::BadRequest(why)));
+            return Ok(());
+        }
         match self.clients.registry.resume(session, &owner, connection, pusher, self.now) {
             Ok(()) => {}
             Err(NotResumed::Expired) => {
@@ -113,12 +120,11 @@ impl Owner {
                 return Ok(());
             }
         }
-        self.leases_of_resumed(session)?;
+        let mut losses = self.leases_of_resumed(session, &leases)?;
         self.restore_opens(session, &open)?;
-        self.restore_locks(session, &locks);
-        tracing::info!(%session, opens = open.len(), locks = locks.len(), "session resumed");
-        // None is given back.
-        let losses = Losses { leases, ..Losses::default() };
+        losses.locks = self.restore_locks(session, &locks);
+        let (held, lost) = (self.clients.leasing.count(session), losses.leases.len());
+        tracing::info!(%session, opens = open.len(), locks = locks.len(), leases = held, lost, "session resumed");
         respond(reply, Ok(self.session_reply(session, losses)));
         Ok(())
     }
@@ -126,15 +132,33 @@ impl Owner {
     pub(super) fn close_session(&mut self, session: SessionId, reply: ClientReplier) {
         self.clients.registry.ending(session);
         let waiter = Waiter::CloseSession { session, reply };
-        self.admit(Pending { body: Body::EndSession { session }, waiter });
+        self.admit(Pending { body: Body::EndSession { session, expired: false }, waiter });
     }
 
     pub(super) fn expire_sessions(&mut self) {
         for session in self.clients.registry.expire(self.now, self.around.config.session_ttl) {
             tracing::warn!(%session, "session expired: its client is silent");
-            let waiter = Waiter::Expire { session };
-            self.admit(Pending { body: Body::EndSession { session }, waiter });
+            self.end_session(session);
         }
+    }
+
+    /// What became of a mutation of an earlier session of the same client.
+    pub(super) fn fate(
+        &self,
+        session: SessionId,
+        ended: SessionId,
+        place: (u16, u64),
+    ) -> Result<Result<Fate, ServiceError>, Fatal> {
+        let owner = self.clients.registry.owner(session).unwrap_or_default();
+        let lives = || ServiceError::BadRequest(format!("session {ended} has not ended"));
+        Ok(self.state.fate(owner, ended, place)?.ok_or_else(lives))
+    }
+
+    /// Ends a session without its client's request.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.clients.registry.ending(session);
+        let waiter = Waiter::Expire { session };
+        self.admit(Pending { body: Body::EndSession { session, expired: true }, waiter });
     }
 
     /// The state no longer has the session.

@@ -3,7 +3,7 @@ use quarry_common::ids::SessionId;
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::fs::{Attr, Caller, FallocateMode, NewNode, SetAttr, SetXattrMode, Timestamp};
 use quarry_common::wire::session::ClientInfo;
-use quarry_namenode_core::{Command, Effect, MemoryBase};
+use quarry_namenode_core::{Command, Effect, LogicalTime, MemoryBase};
 use std::sync::Arc;
 
 /// A state with a session, and the feed of what is done to it; each command is an entry.
@@ -36,7 +36,10 @@ impl Bench {
 
     fn place(&mut self, place: usize, body: Body) -> Outcome {
         let now = Timestamp(self.index.into());
-        let (outcome, effects) = self.state.apply(self.index, &Command { now, body: body.clone() }).unwrap();
+        let (outcome, effects) = self
+            .state
+            .apply(self.index, &Command { now, clock: LogicalTime(self.index), body: body.clone() })
+            .unwrap();
         if effects.iter().any(|e| matches!(e, Effect::Changed(_))) {
             self.feed.record(&self.state, (self.index, place), &body, &outcome).unwrap();
         }
