@@ -20,7 +20,7 @@
 //! A ticket waits for leases, never for another ticket, and while it exists no lease that conflicts with it is granted to
 //! others: so all the inodes of a change are acquired at once without any order, there is no deadlock, and each ticket is
 //! ready after one lease term and the margin, or as long as a holder commits what it buffered, after
-//! [`RECALL_MAX`] and the margin at the latest. Changes of the same inode do not exclude each other: the state machine
+//! [`RECALL_MAX`](quarry_common::limits::RECALL_MAX) and the margin at the latest. Changes of the same inode do not exclude each other: the state machine
 //! orders them, and neither is granted a lease before the other is done.
 //!
 //! **Lapsed and broken.** A lease whose term ran out is *lapsed*: it stays, and the next request of its session renews it.
@@ -49,6 +49,7 @@
 //! longer than one that is dead.
 
 mod breaking;
+mod config;
 mod holder;
 mod queue;
 mod resumption;
@@ -57,51 +58,23 @@ mod tickets;
 use crate::command::Fence;
 use holder::Holder;
 use quarry_common::ids::{Ino, LeaseGeneration, SessionId};
-use quarry_common::limits::{LEASE_TERM, RECALL_MAX};
 use quarry_common::wire::session::{LeaseGrant, LeaseMode};
 use std::collections::{BTreeMap, BTreeSet};
 use tickets::Tickets;
 
+pub use config::{LEASES_MAX, LeaseConfig, MARGIN_MS};
 pub use holder::{BARRED_MS, MISSES_MAX};
 pub use tickets::{Access, Ticket};
 
-/// Leases that the table holds by default: some 200 bytes each.
-pub const LEASES_MAX: usize = 1 << 20;
 /// Bits of a generation that number the grants of one run: a million a second for twelve days would use them up, and the
 /// bits above would still grow.
 const GRANT_BITS: u32 = 40;
-/// What clocks of two machines may differ by in one term, and then some: 5 %.
-pub const MARGIN_MS: u64 = 250;
 /// Least recently granted leases that each grant recalls when the table is nearly full: two, so that it shrinks.
 const EVICT_PER_GRANT: usize = 2;
 /// Leases that are looked at for that.
 const EVICT_SCAN: usize = 64;
 /// Tickets that there can be at once; the shell's own bound on requests under way is lower.
 pub const TICKETS_MAX: usize = 1 << 17;
-
-/// The table's settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseConfig {
-    /// How long a lease lasts after the last renewal.
-    pub term_ms: u64,
-    /// How much longer the NameNode waits.
-    pub margin_ms: u64,
-    /// How long after a recall its deadline may be moved by commits.
-    pub recall_max_ms: u64,
-    /// Leases that there may be.
-    pub budget: usize,
-}
-
-impl Default for LeaseConfig {
-    fn default() -> Self {
-        Self {
-            term_ms: LEASE_TERM.as_millis() as u64,
-            margin_ms: MARGIN_MS,
-            recall_max_ms: RECALL_MAX.as_millis() as u64,
-            budget: LEASES_MAX,
-        }
-    }
-}
 
 /// A recall to push to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -411,6 +384,7 @@ impl LeaseTable {
             if at > now {
                 break;
             }
+            self.deadlines.pop_first();
             self.missed(now, session, &mut actions);
             self.break_lease(ino, session, &mut actions);
         }
@@ -564,6 +538,9 @@ impl LeaseTable {
             }
             r.number > number
         });
+        if lease.breaking {
+            return;
+        }
         match lease.recalls.first() {
             Some(first) => {
                 self.deadlines.insert((first.deadline, ino, session));

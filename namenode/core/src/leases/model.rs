@@ -5,9 +5,13 @@
 //!   client whose clock stands still or jumps;
 //! - no request waits for longer than a recall may take.
 
+mod draw;
+mod durable;
+
 use super::*;
-use crate::health::mix;
 use LeaseMode::{Exclusive, Shared};
+use draw::Draw;
+use durable::Fences;
 use proptest::prelude::*;
 use quarry_common::wire::session::{LeaseId, Losses};
 use std::collections::VecDeque;
@@ -20,20 +24,6 @@ const CLIENTS: usize = 4;
 const BUDGET: usize = 12;
 /// The client whose clock obeys no rule.
 const BROKEN_CLOCK: usize = 3;
-
-/// Draws numbers from a seed.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = mix(self.0);
-        self.0 % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// From a client.
 #[derive(Clone, Debug)]
@@ -202,42 +192,6 @@ struct Pending {
     inos: Vec<(Ino, Access)>,
     wish: Option<LeaseMode>,
     since: u64,
-}
-
-/// What the state machine keeps of breaks.
-#[derive(Default)]
-struct Fences {
-    leases: BTreeMap<(SessionId, Ino), LeaseGeneration>,
-    floors: BTreeMap<SessionId, LeaseGeneration>,
-}
-
-impl Fences {
-    fn add(&mut self, session: SessionId, fence: Fence) {
-        match fence {
-            Fence::Lease(lease) => {
-                let known = self.leases.entry((session, lease.ino)).or_default();
-                *known = lease.generation.max(*known);
-            }
-            Fence::Below(below) => {
-                let known = self.floors.entry(session).or_default();
-                *known = below.max(*known);
-            }
-        }
-    }
-
-    fn is_broken(&self, session: SessionId, lease: LeaseId) -> bool {
-        let fenced = self.leases.get(&(session, lease.ino)).is_some_and(|upto| lease.generation <= *upto);
-        fenced || lease.generation < self.floor(session)
-    }
-
-    fn floor(&self, session: SessionId) -> LeaseGeneration {
-        self.floors.get(&session).copied().unwrap_or_default()
-    }
-
-    fn of(&self, session: SessionId) -> Vec<LeaseId> {
-        let own = self.leases.iter().filter(|((of, _), _)| *of == session);
-        own.map(|((_, ino), generation)| LeaseId { ino: *ino, generation: *generation }).collect()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -586,7 +540,7 @@ fn run(seed: u64) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn nobody_disagrees_and_nobody_waits_for_ever(seed in any::<u64>()) {
         run(seed);

@@ -463,3 +463,17 @@ fn requests_are_bounded() {
     t.done(tickets[7]);
     assert!(t.acquire(0, A, &[(FILE, Access::Read)]).is_ok());
 }
+
+#[test]
+fn a_breaking_lease_has_no_deadline_whatever_is_acknowledged() {
+    let mut t = table();
+    let lease = grant_of(&mut t, 0, A, FILE, Exclusive);
+    let _ = acquire(&mut t, 0, B, FILE, Access::Read);
+    let (change, _) = acquire(&mut t, 0, C, FILE, Access::Write);
+    assert_eq!(t.tick(END).fences, [(A, Fence::Lease(lease))]);
+    // The first of its two recalls, too late.
+    let _ = t.ack(A, 1);
+    assert_eq!(t.next_deadline(), None);
+    assert_eq!(t.tick(2 * END), Actions::default());
+    assert_eq!(t.fenced(A, Fence::Lease(lease)).ready, [change]);
+}
