@@ -230,6 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn only_neighbours_in_one_chunk_are_joined() {
+        let slice = |position, chunk, chunk_offset| Slice {
+            position,
+            length: 10,
+            chunk: Some(ChunkId(chunk)),
+            chunk_offset,
+        };
+        let joined = |second: Slice| {
+            let mut list = vec![slice(0, 1, 0), second];
+            normalise(&mut list);
+            list.len()
+        };
+        assert_eq!(joined(slice(10, 1, 10)), 1);
+        assert_eq!(joined(slice(10, 2, 10)), 2, "of another chunk");
+        assert_eq!(joined(slice(10, 1, 11)), 2, "not next to each other in the chunk");
+        assert_eq!(joined(slice(11, 1, 10)), 2, "not next to each other in the window");
+    }
+
+    #[test]
     fn unsound_slices_are_told() {
         let slice = |position, length, chunk_offset| Slice { position, length, chunk: None, chunk_offset };
         assert!(is_sound(&slice(0, WINDOW, 0)));

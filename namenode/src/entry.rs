@@ -79,12 +79,16 @@ mod tests {
     use proptest::prelude::*;
     use quarry_common::ids::SessionId;
     use quarry_common::wire::fs::Timestamp;
-    use quarry_namenode_core::Body;
+    use quarry_namenode_core::{Body, LogicalTime};
 
     #[test]
     fn an_entry_reads_what_it_writes() {
         let commands: Vec<Command> = (0..300)
-            .map(|n| Command { now: Timestamp(n), body: Body::EndSession { session: SessionId(n as u64) } })
+            .map(|n| Command {
+                now: Timestamp(n),
+                clock: LogicalTime(n as u64),
+                body: Body::EndSession { session: SessionId(n as u64), expired: false },
+            })
             .collect();
         let mut builder = Builder::default();
         for command in &commands {

@@ -5,7 +5,7 @@
 //! ```text
 //!   clients, DataNodes                      workers: membership, healing, deleter, auditor, floors,
 //!      │ QUIC                                        reaper, checkpoint, fsck
-//!   service ── events ──> owner (one thread) <── questions, commands ──┘        │ dial
+//!   connections ── events ──> owner (one thread) <── questions, commands ──┘        │ dial
 //!                          │ State, sessions, locks, open files                 v
 //!                          │ entries          ^ committed entries           DataNodes
 //!                          v                  │
@@ -19,13 +19,13 @@
 mod authority;
 mod board;
 mod config;
+mod connections;
 mod entry;
-mod handle;
+mod events;
 mod home;
 mod kv;
 mod owner;
 mod run;
-mod service;
 mod workers;
 
 pub use config::NameNodeConfig;

@@ -2,12 +2,12 @@
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
-use crate::handle::{Event, Handle};
+use crate::events::{Event, Handle};
 use crate::home::Home;
 use crate::kv::RedbBase;
 use crate::owner::{COMMITTED_MAX, Fatal, Inputs, Owner, Surroundings};
 use crate::workers::{self, Checkpointer, FsckDesk, Tools};
-use crate::{service, workers::save};
+use crate::{connections, workers::save};
 use anyhow::{Context, anyhow, bail};
 use quarry_datanode_client::DataNodeClient;
 use quarry_host::thread::{self, Running as Thread};
@@ -133,7 +133,7 @@ async fn serve(
     }
     let stop = running.stop.child_token();
     let workers = workers::start(&tools, running.fsck.clone(), &stop);
-    let accepting = task::spawn(service::accept(listener.clone(), running.owner.clone()));
+    let accepting = task::spawn(connections::accept(listener.clone(), running.owner.clone()));
     tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
     // Whoever started us may not care.
     let _ = ready.send(listener.local_address());

@@ -298,7 +298,8 @@ pub enum Query {
         count: u32,
     },
     /// The first window at or after `from` that has slices (for SEEK_DATA in a very sparse file).
-    /// Answer: [`QueryReply::Layout`] with at most one window.
+    /// Answer: [`QueryReply::Layout`] with at most one window. One without slices says that the search must go on behind
+    /// it.
     NextWindow {
         /// File.
         ino: Ino,

@@ -33,8 +33,8 @@ pub enum Request {
     CloseSession,
     /// Shows that the client lives; any other request does as well. Answer: [`Reply::Renewed`].
     Renew {
-        /// [`Losses::number`] of the losses that the client has taken note of: what they name is dropped, and no commit
-        /// under it is under way.
+        /// [`Losses::number`] of the losses that the client has taken note of on this connection, 0 before the first: what
+        /// they name is dropped, and no commit under it is under way.
         acknowledged: u64,
     },
     /// Answer: [`Reply::Query`].
@@ -232,15 +232,17 @@ pub struct LeaseId {
 pub struct Losses {
     /// Grows with each loss of the session; 0: none so far.
     pub number: u64,
-    /// Broken leases, at most [`LOSSES_MAX`].
+    /// Broken leases, at most [`LOSSES_MAX`] of each mode.
     pub leases: Vec<LeaseId>,
-    /// Every lease of the session with a smaller generation is broken as well.
+    /// Every exclusive lease of the session with a smaller generation is broken as well.
     pub below: LeaseGeneration,
+    /// Every shared lease of the session with a smaller generation is broken as well.
+    pub shared_below: LeaseGeneration,
     /// Files on which locks could not be restored by a resumption.
     pub locks: Vec<Ino>,
 }
 
-/// Broken leases that one session may have unacknowledged. Beyond that all its leases are broken.
+/// Broken leases of one mode that a session may have unacknowledged. Beyond that all of this mode are broken.
 pub const LOSSES_MAX: usize = 1024;
 
 /// What became of a mutation whose session has ended.

@@ -5,7 +5,7 @@
 //! on the DataNodes (the entry goes). A retired id stays known until its group's floor has passed it, because a commit
 //! that was delayed must not bring a chunk in whose data are being deleted.
 
-use crate::command::{Effect, Outcome};
+use crate::command::{Effect, LogicalTime, Outcome};
 use crate::error::StateError;
 use crate::records::ChunkRecord;
 use crate::store::Store;
@@ -13,7 +13,7 @@ use crate::tables::{ChunkKey, CursorKey, DeleteKey, GroupKey, RetiredKey};
 use crate::tx::Tx;
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::fs::{ChunkInfo, NewChunk, Slice, Timestamp};
+use quarry_common::wire::fs::{ChunkInfo, NewChunk, Slice};
 use std::collections::BTreeMap;
 
 /// Retired ids that one raise of a floor forgets at most; the next raise goes on.
@@ -85,7 +85,7 @@ fn store(tx: &mut Tx<'_>, id: ChunkId, record: &ChunkRecord, was_known: bool) ->
         tx.store.meta.usage.chunk_bytes -= bytes;
         tx.store.delete(&ChunkKey(id));
     }
-    tx.store.put(&DeleteKey { since: tx.now, id }, &());
+    tx.store.put(&DeleteKey { since: tx.store.meta.clock, id }, &());
     tx.store.meta.usage.deleting += 1;
     if id.sequence() >= tx.store.get(&CursorKey(id.pg()))?.unwrap_or_default().floor {
         tx.store.put(&RetiredKey(id), &());
@@ -132,7 +132,7 @@ pub(crate) fn admit(
 }
 
 /// The DataNodes have deleted these.
-pub(crate) fn deleted(tx: &mut Tx<'_>, entries: &[(Timestamp, ChunkId)]) -> Result<Outcome, StateError> {
+pub(crate) fn deleted(tx: &mut Tx<'_>, entries: &[(LogicalTime, ChunkId)]) -> Result<Outcome, StateError> {
     for &(since, id) in entries {
         let key = DeleteKey { since, id };
         if tx.store.contains(&key)? {

@@ -1,17 +1,25 @@
 //! What goes into the state machine through the log, and what comes out.
 
-use quarry_common::ids::{ChunkId, Epoch, Ino, PgId, SessionId};
+use quarry_common::ids::{ChunkId, Epoch, Ino, LeaseGeneration, PgId, SessionId};
 use quarry_common::wire::cluster::{Member, RegisterNode, Replication};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Timestamp};
-use quarry_common::wire::session::ClientInfo;
+use quarry_common::wire::session::{ClientInfo, LeaseId};
 use serde::{Deserialize, Serialize};
+
+/// Milliseconds during which NameNodes have served this state: orders what is due. It goes on from where the state has it
+/// with the time that passes on the proposer's machine, so it never runs ahead of real time, and never back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LogicalTime(pub u64);
 
 /// One step of the state machine. Everything that is not determined by the state is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// The proposer's clock.
+    /// The proposer's wall clock: what files show. It may jump, so nothing is ordered or due by it.
     pub now: Timestamp,
+    /// The proposer's logical clock.
+    pub clock: LogicalTime,
     /// What to do.
     pub body: Body,
 }
@@ -50,8 +58,25 @@ pub enum Body {
     EndSession {
         /// Which.
         session: SessionId,
+        /// The client did not ask for it, and may still ask what became of its last mutations.
+        expired: bool,
     },
-    /// Frees orphans that nobody has open; an inode that is no orphan is passed over. The work of one command is
+    /// Leases of a session are broken: what was buffered under them is refused from now on. Outcome: [`Outcome::Done`],
+    /// also if there is no such session.
+    Fence {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        fence: Fence,
+    },
+    /// The session has dropped what it buffered under these broken leases. Outcome: [`Outcome::Done`].
+    ReleaseFences {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        leases: Vec<LeaseId>,
+    },
+    /// Frees orphans that no session has open, and the erased windows of files that have a name. The work of one command is
     /// bounded. Outcome: [`Outcome::Reaped`].
     Reap {
         /// Which.
@@ -71,7 +96,7 @@ pub enum Body {
     /// These entries of the delete queue are gone from all DataNodes. Outcome: [`Outcome::Done`].
     ChunksDeleted {
         /// As [`State::delete_queue`](crate::State::delete_queue) gave them.
-        entries: Vec<(Timestamp, ChunkId)>,
+        entries: Vec<(LogicalTime, ChunkId)>,
     },
     /// From now on a chunk of the group with a smaller sequence number cannot be brought in any more: one that no
     /// file refers to is garbage. Outcome: [`Outcome::Done`].
@@ -81,6 +106,15 @@ pub enum Body {
         /// The first sequence that may still come.
         sequence: u64,
     },
+}
+
+/// The leases of a session that a [`Body::Fence`] breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fence {
+    /// This one, and earlier ones on its inode.
+    Lease(LeaseId),
+    /// All with a smaller generation.
+    Below(LeaseGeneration),
 }
 
 /// A new member list for a placement group, checked against the one it was decided on.
@@ -134,6 +168,8 @@ pub enum Effect {
     Changed(Ino),
     /// The inode lost its last name: reap it when nobody has it open.
     Orphaned(Ino),
+    /// A file has erased windows: reap it until none is left.
+    Erased,
     /// The delete queue grew.
     DeleteChunks,
     /// Nodes or groups changed.

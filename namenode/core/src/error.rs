@@ -19,6 +19,9 @@ pub enum StateError {
 pub(crate) enum OpError {
     /// Told to the client; nothing has changed.
     Service(ServiceError),
+    /// Not now: what an earlier operation left to be done in steps must be done first. The client asks again, with the same
+    /// number.
+    Busy(&'static str),
     /// Ends the process.
     State(StateError),
 }
@@ -46,6 +49,7 @@ pub(crate) fn split<T>(result: Result<T, OpError>) -> Result<Result<T, ServiceEr
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(OpError::Service(e)) => Ok(Err(e)),
+        Err(OpError::Busy(why)) => Ok(Err(ServiceError::Unavailable(why.to_owned()))),
         Err(OpError::State(e)) => Err(e),
     }
 }

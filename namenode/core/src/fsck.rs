@@ -20,8 +20,8 @@ use crate::error::StateError;
 use crate::records::{ChunkRecord, Meta, Usage};
 use crate::store::read_meta;
 use crate::tables::{
-    ChunkKey, DeleteKey, DentryKey, GroupKey, InodeKey, NameKey, OrphanKey, OwnerKey, SessionKey, SlotKey,
-    WindowKey, XattrKey,
+    ChunkKey, DeleteKey, DentryKey, ErasedKey, FenceKey, GroupKey, InodeKey, NameKey, OrphanKey, OwnerKey,
+    SessionKey, SlotKey, WindowKey, XattrKey,
 };
 use quarry_common::ids::{ChunkId, Ino};
 use quarry_common::wire::cluster::FsckProblem;
@@ -70,8 +70,10 @@ enum Phase {
     References,
     DeleteQueue,
     Orphans,
+    Erased,
     Sessions,
     Slots,
+    Fences,
     Groups,
     Done,
 }
@@ -89,9 +91,11 @@ impl Phase {
             Self::Chunks => Self::References,
             Self::References => Self::DeleteQueue,
             Self::DeleteQueue => Self::Orphans,
-            Self::Orphans => Self::Sessions,
+            Self::Orphans => Self::Erased,
+            Self::Erased => Self::Sessions,
             Self::Sessions => Self::Slots,
-            Self::Slots => Self::Groups,
+            Self::Slots => Self::Fences,
+            Self::Fences => Self::Groups,
             Self::Groups | Self::Done => Self::Done,
         }
     }
@@ -102,13 +106,13 @@ impl Phase {
             Self::Entries => "checking directory entries",
             Self::Names => "checking the index of names",
             Self::Links => "counting links",
-            Self::Windows | Self::Owners => "checking file data",
+            Self::Windows | Self::Owners | Self::Erased => "checking file data",
             Self::Attributes => "checking extended attributes",
             Self::Chunks => "checking chunks",
             Self::References => "counting references to chunks",
             Self::DeleteQueue => "checking the delete queue",
             Self::Orphans => "checking inodes without a name",
-            Self::Sessions | Self::Slots => "checking sessions",
+            Self::Sessions | Self::Slots | Self::Fences => "checking sessions",
             Self::Groups => "checking placement groups",
             Self::Done => "done",
         }
@@ -193,11 +197,13 @@ impl Fsck {
             Phase::References => self.references != 0 && self.recount::<References>(limit)?,
             Phase::DeleteQueue => self.page(limit, |fsck, key: DeleteKey, ()| fsck.deleting(key.id))?,
             Phase::Orphans => self.page(limit, |fsck, key: OrphanKey, ()| fsck.orphan(key.0))?,
+            Phase::Erased => self.page(limit, |fsck, key: ErasedKey, ()| fsck.erased(key.0))?,
             Phase::Sessions => self.page(limit, |fsck, _: SessionKey, _| {
                 fsck.sessions += 1;
                 Ok(())
             })?,
             Phase::Slots => self.page(limit, |fsck, key: SlotKey, _| fsck.slot(key))?,
+            Phase::Fences => self.page(limit, |fsck, key: FenceKey, _| fsck.fence(key))?,
             Phase::Groups => self.page(limit, |fsck, _: GroupKey, group| fsck.group(&group))?,
             Phase::Done => false,
         };
@@ -225,8 +231,10 @@ impl Fsck {
             | Phase::References
             | Phase::DeleteQueue
             | Phase::Orphans
+            | Phase::Erased
             | Phase::Sessions
             | Phase::Slots
+            | Phase::Fences
             | Phase::Done => {}
         }
         Ok(())

@@ -2,19 +2,21 @@
 //!
 //! It holds all it reads in memory; the online check of a running cluster goes through the state in steps.
 
+use crate::command::LogicalTime;
 use crate::error::StateError;
+use crate::ops::fences;
 use crate::records::{Content, FileContent, Inode, Usage};
 use crate::state::State;
 use crate::store::Store;
 use crate::tables::{
-    ChunkKey, DeleteKey, DentryKey, InodeKey, Key, NameKey, OrphanKey, OwnerKey, SessionKey, SlotKey,
-    WindowKey, XattrKey,
+    ChunkKey, DeleteKey, DentryKey, EndedKey, ErasedKey, FenceKey, InodeKey, Key, NameKey, OrphanKey,
+    OwnerKey, SessionKey, SlotKey, WindowKey, XattrKey,
 };
 use quarry_common::acl;
 use quarry_common::ids::{ChunkId, Ino, SessionId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX};
 use quarry_common::slices;
-use quarry_common::wire::fs::{Name, Timestamp};
+use quarry_common::wire::fs::Name;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that does not fit together; empty if all is well.
@@ -162,13 +164,22 @@ impl Check {
                 *references.entry(id).or_default() += 1;
                 let fits = chunks.get(&id).is_some_and(|c| slice.chunk_offset + slice.length <= c.length);
                 let end = key.index.0 * CHUNK_SIZE + u64::from(slice.position + slice.length);
-                if !fits || end > file.size {
+                let is_beyond = end > file.size && !file.has_erased(key.index, window.version);
+                if !fits || is_beyond {
                     self.wrong(format!("{at}: {slice:?} of {:?} in {} bytes", chunks.get(&id), file.size));
                 }
             }
             let data: u64 = slices::visible(&window.slices).iter().map(|s| u64::from(s.length)).sum();
             *allocated.entry(key.data).or_default() += data;
             self.usage.allocated += data;
+        }
+        let erased: BTreeSet<_> =
+            all(store, &ErasedKey(Ino(0)))?.into_iter().map(|(key, ())| key.0).collect();
+        let has_erased = |i: &&Inode| matches!(&i.content, Content::File(file) if file.erased.is_some());
+        if erased.len() != self.inodes.values().filter(has_erased).count()
+            || !erased.iter().all(|ino| self.inodes.get(ino).is_some_and(|inode| has_erased(&inode)))
+        {
+            self.wrong(format!("files listed with erased windows: {erased:?}"));
         }
         for (data, file) in &files {
             let found = allocated.get(data).copied().unwrap_or(0);
@@ -187,7 +198,7 @@ impl Check {
         if !references.is_empty() {
             self.wrong(format!("slices name chunks without a record: {references:?}"));
         }
-        for (key, ()) in all(store, &DeleteKey { since: Timestamp(i128::MIN), id: ChunkId(0) })? {
+        for (key, ()) in all(store, &DeleteKey { since: LogicalTime(0), id: ChunkId(0) })? {
             self.usage.deleting += 1;
             if chunks.contains_key(&key.id) {
                 self.wrong(format!("chunk {} is in use and in the delete queue", key.id));
@@ -245,8 +256,32 @@ impl Check {
         if open.len() as u64 != count {
             self.wrong(format!("{count} sessions counted, {} there", open.len()));
         }
-        for (key, _) in all(store, &SlotKey { session: SessionId(0), slot: 0 })? {
+        for (session, record) in all(store, &SessionKey(SessionId(0)))? {
+            let fences = fences::of_session(store, session.0)?;
+            if fences.len() != record.fences as usize {
+                self.wrong(format!(
+                    "session {} counts {} fences of {}",
+                    session.0,
+                    record.fences,
+                    fences.len()
+                ));
+            }
+            if fences.iter().any(|(_, generation)| *generation < record.fenced_below) {
+                self.wrong(format!("session {} has a fence below its floor", session.0));
+            }
+        }
+        for (key, _) in all(store, &FenceKey { session: SessionId(0), ino: Ino(0) })? {
             if !open.contains(&key.session) {
+                self.wrong(format!("a fence on {} of session {}, which ended", key.ino, key.session));
+            }
+        }
+        let ended: BTreeSet<_> =
+            all(store, &EndedKey(SessionId(0)))?.into_iter().map(|(key, _)| key.0).collect();
+        if ended.len() as u64 != store.meta.ended_sessions || !ended.is_disjoint(&open) {
+            self.wrong(format!("ended sessions: {} counted, {ended:?} there", store.meta.ended_sessions));
+        }
+        for (key, _) in all(store, &SlotKey { session: SessionId(0), slot: 0 })? {
+            if !open.contains(&key.session) && !ended.contains(&key.session) {
                 self.wrong(format!("slot {} of session {}, which ended", key.slot, key.session));
             }
         }

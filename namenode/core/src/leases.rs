@@ -1,4 +1,4 @@
-//! Leases: who may cache which inode, and when a change may go ahead.
+//! Leases: which session may cache which inode, and when a change may go ahead.
 //!
 //! The table is in memory only and does nothing by itself: time is an argument, and what is to be done comes back as
 //! [`Actions`].
@@ -10,6 +10,8 @@
 //!   RecallDone arrives     ack
 //!   ReturnLeases arrives   give_back
 //!   ResumeSession arrives  resume
+//!   Renew arrives          acknowledge
+//!   a fence is durable     fenced
 //!   session ends           end_session
 //!   next_deadline is past  tick
 //! ```
@@ -17,62 +19,62 @@
 //! **What holds.** While a ticket is ready and not done, no session but its own has a valid lease that conflicts with it.
 //! A ticket waits for leases, never for another ticket, and while it exists no lease that conflicts with it is granted to
 //! others: so all the inodes of a change are acquired at once without any order, there is no deadlock, and each ticket is
-//! ready after one lease term and the margin at the latest. Changes of the same inode do not exclude each other: the
-//! state machine orders them, and neither is granted a lease before the other is done.
+//! ready after one lease term and the margin, or as long as a holder commits what it buffered, after
+//! [`RECALL_MAX`](quarry_common::limits::RECALL_MAX) and the margin at the latest. Changes of the same inode do not exclude each other: the state machine
+//! orders them, and neither is granted a lease before the other is done.
+//!
+//! **Lapsed and broken.** A lease whose term ran out is *lapsed*: it stays, and the next request of its session renews it.
+//! It *breaks* only for a request that conflicts with it. An exclusive lease that breaks may cover changes that its holder
+//! buffered, so the break is first made a durable fact ([`Actions::fences`]); the conflicting request goes ahead once
+//! [`fenced`](LeaseTable::fenced) says so. From then on nothing revives the lease: the state machine refuses what was
+//! buffered under its generation. The session is told its losses before any later answer ([`Actions::losers`]), and again
+//! until it acknowledges them.
+//!
+//! **After a start** of the NameNode the table is empty. Sessions from before the start reclaim their exclusive leases when
+//! they resume; until each of them has, has ended, or one term has passed and its old leases are fenced, nothing goes
+//! ahead for any other session.
 //!
 //! **What the client must do**, or the terms below mean nothing. Its leases last for one term after it *sent* the last
-//! request that was answered. Answers and recalls reach it in the order in which the NameNode sent them, so:
+//! request that was answered. Answers, recalls and losses reach it in the order in which the NameNode sent them, so:
 //! - after a recall, no answer extends the lease on that inode any more. If the recall lets it keep a shared lease, that
 //!   one is extended again once its `RecallDone` is *answered*: should the acknowledgement come too late, the NameNode has
 //!   ended the whole lease, and the old end of the term has passed at the client before it can hear of it;
-//! - when the term passes, it drops all its leases before it does anything else;
-//! - it drops all its leases before it resumes the session on a new connection, for a recall may have been lost;
+//! - when the term passes, it uses none of its leases before an answer to a later request, and drops what it cached under
+//!   shared ones;
+//! - when it resumes the session on a new connection it has only the leases that it reclaims;
 //! - after it gave a lease back, it ignores a grant of that inode in answers to requests that it sent before.
 //!
 //! The NameNode counts the term from when the request *arrived*, which is later, and adds a margin for clocks that do not
 //! run equally fast. A recall freezes the lease's end, so that a client that lives but does not answer delays nobody for
 //! longer than one that is dead.
 
+mod breaking;
+mod config;
+mod holder;
+mod queue;
+mod resumption;
 mod tickets;
 
+use crate::command::Fence;
+use holder::Holder;
 use quarry_common::ids::{Ino, LeaseGeneration, SessionId};
-use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::session::{LeaseGrant, LeaseMode};
 use std::collections::{BTreeMap, BTreeSet};
 use tickets::Tickets;
 
+pub use config::{LEASES_MAX, LeaseConfig, MARGIN_MS};
+pub use holder::{BARRED_MS, MISSES_MAX};
 pub use tickets::{Access, Ticket};
 
-/// Leases that the table holds by default: some 200 bytes each.
-pub const LEASES_MAX: usize = 1 << 20;
 /// Bits of a generation that number the grants of one run: a million a second for twelve days would use them up, and the
 /// bits above would still grow.
 const GRANT_BITS: u32 = 40;
-/// What clocks of two machines may differ by in one term, and then some: 5 %.
-pub const MARGIN_MS: u64 = 250;
 /// Least recently granted leases that each grant recalls when the table is nearly full: two, so that it shrinks.
 const EVICT_PER_GRANT: usize = 2;
-/// Unanswered recalls of ended leases that are kept for each session.
-const LATE_MAX: usize = 4096;
+/// Leases that are looked at for that.
+const EVICT_SCAN: usize = 64;
 /// Tickets that there can be at once; the shell's own bound on requests under way is lower.
 pub const TICKETS_MAX: usize = 1 << 17;
-
-/// The table's settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseConfig {
-    /// How long a lease lasts after the last renewal.
-    pub term_ms: u64,
-    /// How much longer the NameNode waits.
-    pub margin_ms: u64,
-    /// Leases that there may be.
-    pub budget: usize,
-}
-
-impl Default for LeaseConfig {
-    fn default() -> Self {
-        Self { term_ms: LEASE_TERM.as_millis() as u64, margin_ms: MARGIN_MS, budget: LEASES_MAX }
-    }
-}
 
 /// A recall to push to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ pub struct Recall {
     pub keep: Option<LeaseMode>,
 }
 
-/// What the shell has to do. Recalls must be pushed before the session is sent any later answer.
+/// What the shell has to do. Recalls and losses must be pushed before the session is sent any later answer.
 #[must_use = "recalls must be pushed, and those that are ready go ahead"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actions {
@@ -98,6 +100,12 @@ pub struct Actions {
     /// Leases that ended without an acknowledgement. Their holders may have these inodes open without having said so:
     /// keep the inodes until the session resumes or ends.
     pub broken: Vec<(SessionId, Ino)>,
+    /// Breaks to make durable; each is told back by [`LeaseTable::fenced`].
+    pub fences: Vec<(SessionId, Fence)>,
+    /// Sessions that have new [`losses`](LeaseTable::losses).
+    pub losers: Vec<SessionId>,
+    /// Sessions to end: they live, and do not acknowledge recalls.
+    pub evicted: Vec<SessionId>,
 }
 
 /// Why no lease was granted. The answer goes out without it.
@@ -111,6 +119,8 @@ pub enum Refusal {
     Full,
     /// Sessions from before this NameNode started may have leases that it does not know of.
     Starting,
+    /// The session lately left recalls unacknowledged.
+    Barred,
 }
 
 /// There are too many tickets.
@@ -127,6 +137,8 @@ struct Lease {
     used: u64,
     /// In the order of their numbers: at most one that keeps a shared lease and one that keeps nothing.
     recalls: Vec<Outstanding>,
+    /// It is broken, which is not durable yet. Nothing renews it.
+    breaking: bool,
 }
 
 /// A recall without an answer yet.
@@ -134,21 +146,9 @@ struct Lease {
 struct Outstanding {
     number: u64,
     keep: Option<LeaseMode>,
+    since: u64,
     /// When the lease has ended if no answer comes.
     deadline: u64,
-}
-
-/// A session.
-#[derive(Debug)]
-struct Holder {
-    /// When its last request arrived.
-    renewed: u64,
-    inos: BTreeSet<Ino>,
-    /// Recalls without an answer.
-    recalls: BTreeMap<u64, Ino>,
-    /// The same, of leases that have ended meanwhile: the answer still tells what is open. The newest ones.
-    late: BTreeMap<u64, Ino>,
-    last_number: u64,
 }
 
 /// All leases, and the requests that wait for some to end.
@@ -167,6 +167,10 @@ pub struct LeaseTable {
     /// Sessions from before the start that have not resumed: they may hold anything, until `former_until`.
     former: BTreeSet<SessionId>,
     former_until: u64,
+    /// Their leases are being fenced, or there were none.
+    former_fenced: bool,
+    /// Generations up to this one are of earlier runs.
+    run_begins: LeaseGeneration,
     tickets: Tickets,
 }
 
@@ -193,6 +197,8 @@ impl LeaseTable {
             deadlines: BTreeSet::new(),
             former: former.into_iter().collect(),
             former_until: now + config.term_ms + config.margin_ms,
+            former_fenced: false,
+            run_begins: LeaseGeneration(run << GRANT_BITS),
             tickets: Tickets::default(),
         }
     }
@@ -227,15 +233,15 @@ impl LeaseTable {
         self.tickets.is_ready(ticket)
     }
 
-    /// A request of the session arrived, at `now`. If that is too late its leases have ended, and the client knows.
-    pub fn renew(&mut self, now: u64, session: SessionId) -> Actions {
-        let mut actions = Actions::default();
-        if self.has_lapsed(now, session) {
-            self.break_all(session, &mut actions);
-        }
+    /// Whether a question about what the inode holds must acquire it first: another session may have changes that wait.
+    pub fn must_acquire_to_read(&self, session: SessionId, ino: Ino) -> bool {
+        self.former.iter().any(|former| *former != session) || self.is_kept_by_other(session, ino)
+    }
+
+    /// A request of the session arrived, at `now`: leases that lapsed and did not break go on.
+    pub fn renew(&mut self, now: u64, session: SessionId) {
         let holder = self.holders.entry(session).or_insert_with(|| Holder::new(now));
         holder.renewed = holder.renewed.max(now);
-        actions
     }
 
     /// A request of `session` is about to read or change inodes: leases of others that are in its way are recalled. It
@@ -274,16 +280,19 @@ impl LeaseTable {
                 .map(|(other, _)| other)
                 .collect();
             for other in in_the_way {
+                // Blocked first: breaking a shared lease frees it at once.
+                self.tickets.block(ticket, ino, other);
                 if self.has_lapsed(now, other) {
                     self.break_lease(ino, other, &mut actions);
                 } else {
                     let keep = (access == Access::Read).then_some(LeaseMode::Shared);
-                    actions.recalls.extend(self.recall(ino, other, keep));
-                    self.tickets.block(ticket, ino, other);
+                    actions.recalls.extend(self.recall(now, ino, other, keep));
                 }
             }
         }
-        if self.is_ready(ticket) && !actions.ready.contains(&ticket) {
+        // A lease that broke at once may have freed it before another blocked it.
+        actions.ready.retain(|other| *other != ticket);
+        if self.is_ready(ticket) {
             actions.ready.push(ticket);
         }
         actions
@@ -307,7 +316,7 @@ impl LeaseTable {
         mode: LeaseMode,
     ) -> (Result<LeaseGrant, Refusal>, Actions) {
         let mut actions = Actions::default();
-        let result = self.try_grant(now, session, ino, mode, &mut actions);
+        let result = self.try_grant(now, session, ino, mode, None, &mut actions);
         // From seven eighths on, so that the table is full only while clients do not answer.
         if self.leases.len() >= self.config.budget - self.config.budget / 8 {
             self.evict(now, (ino, session), &mut actions);
@@ -323,6 +332,7 @@ impl LeaseTable {
         let Some(ino) = holder.recalls.remove(&number) else {
             return (holder.late.remove(&number), actions);
         };
+        holder.misses.forget();
         let Some(lease) = self.leases.get_mut(&(ino, session)) else { return (Some(ino), actions) };
         let keep = lease.recalls.iter().find(|r| r.number == number).and_then(|r| r.keep);
         match keep {
@@ -346,30 +356,24 @@ impl LeaseTable {
         actions
     }
 
-    /// The session goes on over a new connection: its client has dropped all its leases, and says what it has open.
-    pub fn resume(&mut self, now: u64, session: SessionId) -> Actions {
-        // The numbers of recalls go on: an answer to one of the old connection must not pass for one of the new.
-        let last_number = self.holders.get(&session).map_or(0, |h| h.last_number);
-        let actions = self.end_session(session);
-        self.holders.insert(session, Holder { last_number, ..Holder::new(now) });
-        actions
-    }
-
-    /// The session has ended.
-    pub fn end_session(&mut self, session: SessionId) -> Actions {
-        let mut actions = Actions::default();
-        self.break_all(session, &mut actions);
-        self.holders.remove(&session);
-        if self.former.remove(&session) {
-            self.release_former(&mut actions);
+    /// The session commits what it buffered under a lease: a recall of that lease waits for one more term.
+    pub fn progress(&mut self, now: u64, session: SessionId, ino: Ino) {
+        let extended = now + self.config.term_ms + self.config.margin_ms;
+        let Some(lease) = self.leases.get_mut(&(ino, session)).filter(|lease| !lease.breaking) else {
+            return;
+        };
+        let Some(before) = lease.recalls.first().map(|first| first.deadline) else { return };
+        for recall in &mut lease.recalls {
+            recall.deadline = recall.deadline.max(extended.min(recall.since + self.config.recall_max_ms));
         }
-        actions.broken.clear();
-        actions
+        let after = lease.recalls[0].deadline;
+        self.deadlines.remove(&(before, ino, session));
+        self.deadlines.insert((after, ino, session));
     }
 
     /// When [`tick`](Self::tick) has something to do at the earliest.
     pub fn next_deadline(&self) -> Option<u64> {
-        let former = (!self.former.is_empty()).then_some(self.former_until);
+        let former = (!self.former.is_empty() && !self.former_fenced).then_some(self.former_until);
         self.deadlines.first().map(|(at, ..)| *at).into_iter().chain(former).min()
     }
 
@@ -380,12 +384,11 @@ impl LeaseTable {
             if at > now {
                 break;
             }
+            self.deadlines.pop_first();
+            self.missed(now, session, &mut actions);
             self.break_lease(ino, session, &mut actions);
         }
-        if now >= self.former_until && !self.former.is_empty() {
-            self.former.clear();
-            self.release_former(&mut actions);
-        }
+        self.fence_former(now, &mut actions);
         actions
     }
 
@@ -411,16 +414,22 @@ impl LeaseTable {
         session: SessionId,
         ino: Ino,
         mode: LeaseMode,
+        queued: Option<Ticket>,
         actions: &mut Actions,
     ) -> Result<LeaseGrant, Refusal> {
         if self.former.iter().any(|s| *s != session) {
             return Err(Refusal::Starting);
         }
-        if self.tickets.exclude(session, ino, mode) {
+        if self.holders.get(&session).is_some_and(|holder| holder.misses.bar(now)) {
+            return Err(Refusal::Barred);
+        }
+        if self.tickets.exclude(session, ino, mode, queued) {
             return Err(Refusal::Busy);
         }
         let own = self.leases.get(&(ino, session));
-        if own.is_some_and(|lease| !lease.recalls.is_empty()) || self.has_lapsed(now, session) {
+        if own.is_some_and(|lease| lease.breaking || !lease.recalls.is_empty())
+            || self.has_lapsed(now, session)
+        {
             return Err(Refusal::Busy);
         }
         let excludes = |held| mode == LeaseMode::Exclusive || held == LeaseMode::Exclusive;
@@ -431,6 +440,10 @@ impl LeaseTable {
                 return Err(Refusal::Held);
             }
             self.break_lease(ino, other, actions);
+            if self.leases.contains_key(&(ino, other)) {
+                // Granted once the break is durable, to a later request.
+                return Err(Refusal::Held);
+            }
         }
         if !self.leases.contains_key(&(ino, session)) && self.leases.len() >= self.config.budget {
             return Err(Refusal::Full);
@@ -439,43 +452,62 @@ impl LeaseTable {
     }
 
     fn put(&mut self, ino: Ino, session: SessionId, mode: LeaseMode) -> LeaseGrant {
+        match self.leases.get(&(ino, session)) {
+            Some(lease) if lease.mode >= mode => self.insert(ino, session, lease.mode, lease.generation),
+            _ => {
+                self.generation.0 += 1;
+                self.insert(ino, session, mode, self.generation)
+            }
+        }
+    }
+
+    /// The session has this lease from now on, as the one used last.
+    fn insert(
+        &mut self,
+        ino: Ino,
+        session: SessionId,
+        mode: LeaseMode,
+        generation: LeaseGeneration,
+    ) -> LeaseGrant {
         self.last_used += 1;
         let used = self.last_used;
-        let next = LeaseGeneration(self.generation.0 + 1);
-        let new = Lease { mode, generation: next, used, recalls: Vec::new() };
-        let lease = self.leases.entry((ino, session)).or_insert(new);
-        if lease.mode < mode {
-            (lease.mode, lease.generation) = (mode, next);
+        let new = Lease { mode, generation, used, recalls: Vec::new(), breaking: false };
+        if let Some(before) = self.leases.insert((ino, session), new) {
+            debug_assert!(
+                before.recalls.is_empty() && !before.breaking,
+                "no grant while the lease is recalled"
+            );
+            self.order.remove(&before.used);
         }
-        self.generation = self.generation.max(lease.generation);
-        let granted = LeaseGrant { ino, mode: lease.mode, generation: lease.generation };
-        self.order.remove(&lease.used);
-        lease.used = used;
         self.order.insert(used, (ino, session));
         if let Some(holder) = self.holders.get_mut(&session) {
             holder.inos.insert(ino);
         }
-        granted
+        LeaseGrant { ino, mode, generation }
     }
 
     /// Recalls the leases that were granted longest ago, but not the one just granted.
     fn evict(&mut self, now: u64, granted: (Ino, SessionId), actions: &mut Actions) {
-        let oldest: Vec<_> =
-            self.order.values().filter(|v| **v != granted).take(EVICT_PER_GRANT).copied().collect();
+        let candidates = self.order.values().filter(|v| **v != granted).take(EVICT_SCAN);
+        // A lapsed exclusive lease would break, and its holder may come back to it.
+        let keeps = |v: &(Ino, SessionId)| {
+            self.has_lapsed(now, v.1) && self.leases.get(v).is_some_and(|l| l.mode == LeaseMode::Exclusive)
+        };
+        let oldest: Vec<_> = candidates.filter(|v| !keeps(v)).take(EVICT_PER_GRANT).copied().collect();
         for (ino, session) in oldest {
             if self.has_lapsed(now, session) {
                 self.break_lease(ino, session, actions);
             } else {
-                actions.recalls.extend(self.recall(ino, session, None));
+                actions.recalls.extend(self.recall(now, ino, session, None));
             }
         }
     }
 
     /// Makes a recall, unless one that asks for as much is outstanding.
-    fn recall(&mut self, ino: Ino, session: SessionId, keep: Option<LeaseMode>) -> Option<Recall> {
+    fn recall(&mut self, now: u64, ino: Ino, session: SessionId, keep: Option<LeaseMode>) -> Option<Recall> {
         let deadline = self.end_of_term(session);
         let lease = self.leases.get_mut(&(ino, session))?;
-        if lease.recalls.iter().any(|r| r.keep <= keep) {
+        if lease.breaking || lease.recalls.iter().any(|r| r.keep <= keep) {
             return None;
         }
         let holder = self.holders.get_mut(&session)?;
@@ -486,7 +518,7 @@ impl LeaseTable {
             self.order.remove(&lease.used);
             self.deadlines.insert((deadline, ino, session));
         }
-        lease.recalls.push(Outstanding { number, keep, deadline });
+        lease.recalls.push(Outstanding { number, keep, since: now, deadline });
         Some(Recall { session, number, ino, keep })
     }
 
@@ -506,6 +538,9 @@ impl LeaseTable {
             }
             r.number > number
         });
+        if lease.breaking {
+            return;
+        }
         match lease.recalls.first() {
             Some(first) => {
                 self.deadlines.insert((first.deadline, ino, session));
@@ -530,48 +565,11 @@ impl LeaseTable {
         }
     }
 
-    fn break_lease(&mut self, ino: Ino, session: SessionId, actions: &mut Actions) {
-        let lease = self.leases.get(&(ino, session));
-        if let (Some(lease), Some(holder)) = (lease, self.holders.get_mut(&session)) {
-            holder.late.extend(lease.recalls.iter().map(|recall| (recall.number, ino)));
-            while holder.late.len() > LATE_MAX {
-                holder.late.pop_first();
-            }
-        }
-        self.end_lease(ino, session);
-        actions.broken.push((session, ino));
-        self.unblock(ino, session, actions);
-    }
-
-    fn break_all(&mut self, session: SessionId, actions: &mut Actions) {
-        let inos = self.holders.get(&session).map(|h| h.inos.clone()).unwrap_or_default();
-        for ino in inos {
-            self.break_lease(ino, session, actions);
-        }
-    }
-
     /// A lease ended or became weaker.
     fn unblock(&mut self, ino: Ino, session: SessionId, actions: &mut Actions) {
         let left = self.leases.get(&(ino, session)).map(|lease| lease.mode);
         let still = |access| left.is_some_and(|mode| conflicts(access, mode));
         actions.ready.extend(self.tickets.unblock(ino, session, still));
-    }
-
-    fn release_former(&mut self, actions: &mut Actions) {
-        let former = &self.former;
-        actions.ready.extend(self.tickets.release_former(|own| former.iter().all(|s| *s == own)));
-    }
-}
-
-impl Holder {
-    fn new(now: u64) -> Self {
-        Self {
-            renewed: now,
-            inos: BTreeSet::new(),
-            recalls: BTreeMap::new(),
-            late: BTreeMap::new(),
-            last_number: 0,
-        }
     }
 }
 

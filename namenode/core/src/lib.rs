@@ -31,14 +31,16 @@ mod tables;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(debug_assertions)]
+mod touched;
 mod tx;
 
 pub use base::{Base, BaseError, MemoryBase, Overlay, Pair};
-pub use command::{Body, Command, Effect, GroupChange, Outcome};
+pub use command::{Body, Command, Effect, Fence, GroupChange, LogicalTime, Outcome};
 pub use error::StateError;
 pub use health::{Health, NodeView, Timing};
 pub use records::{
-    ChunkRecord, Content, Cursor, Dentry, DirContent, FileContent, Inode, Meta, NodeRecord, SessionRecord,
-    Usage, WindowRecord,
+    ChunkRecord, Content, Cursor, Dentry, DirContent, Erased, FileContent, Inode, Meta, NodeRecord,
+    SessionRecord, Usage, WindowRecord,
 };
 pub use state::State;

@@ -1,6 +1,7 @@
 //! The values of the tables.
 
-use quarry_common::ids::{Ino, NodeId};
+use crate::command::LogicalTime;
+use quarry_common::ids::{Ino, LeaseGeneration, NodeId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::error::ServiceError;
@@ -24,12 +25,16 @@ pub struct Meta {
     pub default_replication: Replication,
     /// The next new inode's number.
     pub next_ino: Ino,
+    /// The logical clock at the last command.
+    pub clock: LogicalTime,
     /// Runs of NameNodes on this state so far.
     pub runs: u64,
     /// The next session's number.
     pub next_session: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Ended sessions whose slots are kept.
+    pub ended_sessions: u64,
     /// Grows with every change of nodes or groups.
     pub placement_version: u64,
     /// Counters.
@@ -122,6 +127,26 @@ pub struct FileContent {
     pub layout: u64,
     /// Policy for new chunks; `None`: the cluster's default.
     pub replication: Option<Replication>,
+    /// Windows that are zeros already and still to be freed.
+    pub erased: Option<Erased>,
+}
+
+/// A range of windows that one operation has made zeros: too many to be freed by it. They are freed in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// The first.
+    pub from: WindowIndex,
+    /// Behind the last.
+    pub end: WindowIndex,
+    /// [`FileContent::layout`] after the operation: a window of a later version was written since.
+    pub version: u64,
+}
+
+impl FileContent {
+    /// Whether a stored window is zeros all the same.
+    pub(crate) fn has_erased(&self, index: WindowIndex, version: u64) -> bool {
+        self.erased.is_some_and(|e| (e.from..e.end).contains(&index) && version <= e.version)
+    }
 }
 
 /// A directory.
@@ -235,6 +260,17 @@ pub struct SessionRecord {
     pub info: ClientInfo,
     /// When it began.
     pub since: Timestamp,
+    /// Every lease of the session with a smaller generation is broken.
+    pub fenced_below: LeaseGeneration,
+    /// Rows of the session in the table of fences.
+    pub fences: u32,
+}
+
+/// A session that ended without its client's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndedRecord {
+    /// Id of the certificate that opened it.
+    pub(crate) owner: String,
 }
 
 /// The last mutation of a session's slot.

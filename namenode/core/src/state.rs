@@ -1,20 +1,23 @@
 //! The state as the shell sees it.
 
 use crate::base::{Base, Overlay};
-use crate::command::{Body, Command, Effect, Outcome};
+use crate::command::{Body, Command, Effect, LogicalTime, Outcome};
 use crate::error::{StateError, split};
 use crate::ops;
 use crate::records::{
     ChunkRecord, Content, Cursor, DirContent, FORMAT, Inode, Meta, NodeRecord, SessionRecord, Usage,
 };
 use crate::store::{Store, read_meta};
-use crate::tables::{ChunkKey, CursorKey, DeleteKey, GroupKey, InodeKey, NodeKey, OrphanKey, SessionKey};
+use crate::tables::{
+    ChunkKey, CursorKey, DeleteKey, ErasedKey, GroupKey, InodeKey, NodeKey, OrphanKey, SessionKey,
+};
 use crate::tx::Tx;
 use quarry_common::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
 use quarry_common::limits::PG_MEMBERS_MAX;
 use quarry_common::wire::cluster::{Group, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Attr, Mutation, Query, QueryReply, Timestamp};
+use quarry_common::wire::session::{Fate, LeaseId};
 use std::sync::Arc;
 
 /// The NameNode's state. See the [crate] for the order of calls.
@@ -56,8 +59,11 @@ impl State {
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<(Outcome, Vec<Effect>), StateError> {
         assert!(index >= self.applied(), "entry {index} after {}", self.applied());
         let mut effects = Vec::new();
+        self.store.meta.clock = self.store.meta.clock.max(command.clock);
         let mut tx = Tx { store: &mut self.store, now: command.now, effects: &mut effects };
         let outcome = dispatch(&mut tx, &command.body)?;
+        #[cfg(debug_assertions)]
+        crate::touched::check(&self.store, &effects)?;
         self.store.meta.applied = index;
         Ok((outcome, effects))
     }
@@ -137,12 +143,21 @@ impl State {
         Ok(rows.into_iter().map(|(key, ())| key.0).collect())
     }
 
-    /// Chunks to delete on the DataNodes, with the time at which they were released, oldest first.
+    /// Files after `after` with erased windows to be freed, in order.
     ///
     /// # Errors
     /// As [`State::query`].
-    pub fn delete_queue(&self, limit: usize) -> Result<Vec<(Timestamp, ChunkId)>, StateError> {
-        let first = DeleteKey { since: Timestamp(i128::MIN), id: ChunkId(0) };
+    pub fn erased(&self, after: Ino, limit: usize) -> Result<Vec<Ino>, StateError> {
+        let rows = self.store.range(&ErasedKey(Ino(after.0.saturating_add(1))), None, limit)?;
+        Ok(rows.into_iter().map(|(key, ())| key.0).collect())
+    }
+
+    /// Chunks to delete on the DataNodes, with the logical time at which they were released, oldest first.
+    ///
+    /// # Errors
+    /// As [`State::query`].
+    pub fn delete_queue(&self, limit: usize) -> Result<Vec<(LogicalTime, ChunkId)>, StateError> {
+        let first = DeleteKey { since: LogicalTime(0), id: ChunkId(0) };
         let rows = self.store.range(&first, None, limit)?;
         Ok(rows.into_iter().map(|(key, ())| (key.since, key.id)).collect())
     }
@@ -179,6 +194,37 @@ impl State {
     pub fn sessions(&self) -> Result<Vec<(SessionId, SessionRecord)>, StateError> {
         let rows = self.store.range(&SessionKey(SessionId(0)), None, ops::SESSIONS_MAX)?;
         Ok(rows.into_iter().map(|(key, record)| (key.0, record)).collect())
+    }
+
+    /// What became of a mutation of a session that has ended; `None` while it lives. A client may ask about sessions of its
+    /// own certificate, `owner`; of others nothing is known to it.
+    ///
+    /// # Errors
+    /// As [`State::query`].
+    pub fn fate(
+        &self,
+        owner: &str,
+        session: SessionId,
+        (slot, sequence): (u16, u64),
+    ) -> Result<Option<Fate>, StateError> {
+        ops::sessions::fate(&self.store, owner, session, (slot, sequence))
+    }
+
+    /// The broken leases of a session that it has not acknowledged, by inode.
+    ///
+    /// # Errors
+    /// As [`State::query`].
+    pub fn fences(&self, session: SessionId) -> Result<Vec<LeaseId>, StateError> {
+        let rows = ops::fences::of_session(&self.store, session)?;
+        Ok(rows.into_iter().map(|(ino, generation)| LeaseId { ino, generation }).collect())
+    }
+
+    /// Whether a lease of a session is broken, or the session has ended.
+    ///
+    /// # Errors
+    /// As [`State::query`].
+    pub fn is_broken(&self, session: SessionId, lease: LeaseId) -> Result<bool, StateError> {
+        ops::fences::is_broken(&self.store, session, lease)
     }
 
     /// All DataNodes that ever registered, by number.
@@ -223,6 +269,12 @@ impl State {
         Ok(self.store.get(&CursorKey(pg))?.unwrap_or_default())
     }
 
+    /// The tables, for tests that damage them.
+    #[cfg(test)]
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
     /// The tables, for checks within this crate.
     pub(crate) fn store(&self) -> &Store {
         &self.store
@@ -237,9 +289,11 @@ fn fresh(base: Arc<dyn Base>) -> Store {
         cluster: String::new(),
         default_replication: UNFORMATTED_REPLICATION,
         next_ino: Ino(Ino::ROOT.0 + 1),
+        clock: LogicalTime(0),
         runs: 0,
         next_session: 1,
         sessions: 0,
+        ended_sessions: 0,
         placement_version: 0,
         usage: Usage { inodes: 1, directories: 1, ..Usage::default() },
     };
@@ -279,7 +333,9 @@ fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
             ops::sessions::mutate(tx, *session, *slot, *sequence, mutation).map(Outcome::Mutation)
         }
         Body::OpenSession { owner, info } => Ok(ops::sessions::open(tx, owner, info)),
-        Body::EndSession { session } => ops::sessions::end(tx, *session),
+        Body::EndSession { session, expired } => ops::sessions::end(tx, *session, *expired),
+        Body::Fence { session, fence } => ops::fences::fence(tx, *session, *fence),
+        Body::ReleaseFences { session, leases } => ops::fences::release(tx, *session, leases),
         Body::Reap { inos } => ops::reap::reap(tx, inos),
         Body::RegisterNode(register) => ops::nodes::register(tx, register),
         Body::ChangeGroups(changes) => ops::groups::change(tx, changes),

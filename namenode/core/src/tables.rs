@@ -10,11 +10,14 @@
 //! 0x06   inode, attribute name              value
 //! 0x07   inode                              -: an orphan
 //! 0x08   FileContent::data                 inode: whose windows these are, where the numbers differ
+//! 0x09   inode                              -: a file with erased windows to be freed
 //! 0x10   chunk id (group first)             ChunkRecord: length, hash, references
-//! 0x11   time, chunk id                     -: delete queue
+//! 0x11   logical time, chunk id             -: delete queue
 //! 0x12   chunk id                           -: a retired id at or above its group's floor
 //! 0x20   session                            SessionRecord
 //! 0x21   session, slot                      SlotRecord: last sequence and its reply
+//! 0x22   session, inode                     LeaseGeneration: the lease, and all earlier ones, are broken
+//! 0x23   session                            EndedRecord: its slots are kept for requests about their fate
 //! 0x30   node                               NodeRecord
 //! 0x31   placement group                    Group
 //! 0x32   placement group                    Cursor: next sequence and floor
@@ -22,13 +25,15 @@
 //!
 //! Integers are big-endian, so that keys sort as numbers do.
 
+use crate::command::LogicalTime;
 use crate::records::{
-    ChunkRecord, Cursor, Dentry, Inode, Meta, NameEntry, NodeRecord, SessionRecord, SlotRecord, WindowRecord,
+    ChunkRecord, Cursor, Dentry, EndedRecord, Inode, Meta, NameEntry, NodeRecord, SessionRecord, SlotRecord,
+    WindowRecord,
 };
-use quarry_common::ids::{ChunkId, Ino, NodeId, PgId, SessionId, WindowIndex};
+use quarry_common::ids::{ChunkId, Ino, LeaseGeneration, NodeId, PgId, SessionId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::cluster::Group;
-use quarry_common::wire::fs::{Name, Timestamp};
+use quarry_common::wire::fs::Name;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -220,6 +225,10 @@ id_key! {
     0x08 OwnerKey(Ino: u64) => Ino
 }
 id_key! {
+    /// Files with [`erased`](crate::FileContent::erased) windows.
+    0x09 ErasedKey(Ino: u64) => ()
+}
+id_key! {
     /// Chunks that slices name.
     0x10 ChunkKey(ChunkId: u64) => ChunkRecord
 }
@@ -227,24 +236,20 @@ id_key! {
 /// Chunks that no slice names any more, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DeleteKey {
-    pub(crate) since: Timestamp,
+    pub(crate) since: LogicalTime,
     pub(crate) id: ChunkId,
 }
-
-/// Flips the sign, so that earlier than 1970 sorts before later.
-const TIME_SIGN: u128 = 1 << 127;
 
 impl Key for DeleteKey {
     type Value = ();
     const TABLE: u8 = 0x11;
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&(self.since.0.cast_unsigned() ^ TIME_SIGN).to_be_bytes());
+        out.extend_from_slice(&self.since.0.to_be_bytes());
         out.extend_from_slice(&self.id.0.to_be_bytes());
     }
     fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let since = u128::from_be_bytes(fields.take()?) ^ TIME_SIGN;
-        let id = ChunkId(fields.u64()?);
-        fields.end(Self { since: Timestamp(since.cast_signed()), id })
+        let (since, id) = (LogicalTime(fields.u64()?), ChunkId(fields.u64()?));
+        fields.end(Self { since, id })
     }
 }
 
@@ -278,6 +283,30 @@ impl Key for SlotKey {
     }
 }
 
+/// Broken leases that their session has not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FenceKey {
+    pub(crate) session: SessionId,
+    pub(crate) ino: Ino,
+}
+
+impl Key for FenceKey {
+    type Value = LeaseGeneration;
+    const TABLE: u8 = 0x22;
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.session.0.to_be_bytes());
+        out.extend_from_slice(&self.ino.0.to_be_bytes());
+    }
+    fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let (session, ino) = (SessionId(fields.u64()?), Ino(fields.u64()?));
+        fields.end(Self { session, ino })
+    }
+}
+
+id_key! {
+    /// Sessions that ended without their client's request, and whose slots are kept.
+    0x23 EndedKey(SessionId: u64) => EndedRecord
+}
 id_key! {
     /// DataNodes.
     0x30 NodeKey(NodeId: u32) => NodeRecord
@@ -307,15 +336,16 @@ mod tests {
         round_trip(DentryKey { parent: Ino(1), cookie: u64::MAX });
         round_trip(NameKey { parent: Ino(1), name: b"\xff\x01"[..].into() });
         round_trip(WindowKey { data: Ino(3), index: WindowIndex(1 << 42) });
-        round_trip(DeleteKey { since: Timestamp(-5), id: ChunkId(9) });
+        round_trip(DeleteKey { since: LogicalTime(5), id: ChunkId(9) });
         round_trip(SlotKey { session: SessionId(1), slot: 63 });
+        round_trip(FenceKey { session: SessionId(1), ino: Ino(2) });
         round_trip(GroupKey(PgId(2)));
         assert_eq!(InodeKey::read(Fields(&[1, 2])), None);
     }
 
     #[test]
     fn the_delete_queue_is_in_order_of_time() {
-        let key = |t| DeleteKey { since: Timestamp(t), id: ChunkId(0) }.bytes();
-        assert!(key(-1) < key(0) && key(0) < key(1 << 70));
+        let key = |t| DeleteKey { since: LogicalTime(t), id: ChunkId(0) }.bytes();
+        assert!(key(0) < key(1) && key(255) < key(256));
     }
 }

@@ -1,7 +1,7 @@
 //! A small NameNode without a shell, for the tests of this crate.
 
 use crate::base::MemoryBase;
-use crate::command::{Body, Command, Effect, GroupChange, Outcome};
+use crate::command::{Body, Command, Effect, GroupChange, LogicalTime, Outcome};
 use crate::invariants::violations;
 use crate::state::State;
 use quarry_common::acl::NO_ID;
@@ -89,7 +89,7 @@ impl Bench {
     pub(crate) fn apply(&mut self, body: Body) -> Outcome {
         self.index += 1;
         self.time += 1;
-        let command = Command { now: Timestamp(self.time), body };
+        let command = Command { now: Timestamp(self.time), clock: LogicalTime(self.index), body };
         let (outcome, effects) = self.state.apply(self.index, &command).expect("the state is sound");
         self.effects = effects;
         outcome
@@ -113,6 +113,12 @@ impl Bench {
             Outcome::Mutation(result) => result,
             other => panic!("no mutation: {other:?}"),
         }
+    }
+
+    /// The mutation again, with the number of the last one.
+    pub(crate) fn retry(&mut self, mutation: Mutation) -> Result<MutationReply, ServiceError> {
+        self.sequence -= 1;
+        self.mutate(mutation)
     }
 
     /// A mutation that answers with attributes.

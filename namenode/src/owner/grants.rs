@@ -3,7 +3,7 @@
 use super::chunk_ids::BLOCK;
 use super::proposer::{Pending, Waiter};
 use super::{Fatal, Owner, refusal, respond};
-use crate::handle::ClientReplier;
+use crate::events::ClientReplier;
 use quarry_common::ids::{Ino, NodeId, PgId, SessionId};
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -57,6 +57,7 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         avoid.truncate(AVOID_MAX);
+        self.clients.leasing.table.progress(self.now_ms(), session, ino);
         let wanted = Wanted { session, ino, count: count.clamp(1, GRANT_MAX), avoid };
         self.grant_or_wait(wanted, reply, self.now + WAIT)
     }
@@ -70,8 +71,8 @@ impl Owner {
         match self.grant(&wanted)? {
             Ok(grants) => respond(reply, Ok(Reply::Grants(grants))),
             Err(NotYet::Never(error)) => reply.send(refusal(error)),
-            Err(NotYet::Block) if self.waits.queue.len() < WAITS_MAX => {
-                self.waits.queue.push_back((wanted, reply, deadline));
+            Err(NotYet::Block) if self.grants.waits.queue.len() < WAITS_MAX => {
+                self.grants.waits.queue.push_back((wanted, reply, deadline));
             }
             Err(NotYet::Block) => {
                 let why = "too many clients wait for chunk ids".to_owned();
@@ -85,7 +86,7 @@ impl Owner {
         let Some(policy) = self.state.replication(wanted.ino)? else {
             return Ok(Err(NotYet::Never(FsError::Stale.into())));
         };
-        self.nodes.want(policy);
+        self.topology.nodes.want(policy);
         Ok(match self.choose(policy, wanted) {
             Ok(groups) => self.take_ids(&groups, wanted.count).ok_or(NotYet::Block),
             Err(Refusal::NoSpace) => Err(NotYet::Never(FsError::NoSpace.into())),
@@ -96,15 +97,15 @@ impl Owner {
     }
 
     fn choose(&mut self, policy: Replication, wanted: &Wanted) -> Result<Vec<PgId>, Refusal> {
-        self.waits.seed = self.waits.seed.wrapping_add(1);
+        self.grants.waits.seed = self.grants.waits.seed.wrapping_add(1);
         placement::choose(&Choice {
-            nodes: &self.nodes.views(self.now),
-            groups: self.nodes.groups(),
-            timing: self.nodes.timing(self.now),
+            nodes: &self.topology.nodes.views(self.now),
+            groups: self.topology.nodes.groups(),
+            timing: self.topology.nodes.timing(self.now),
             policy,
             avoid: &wanted.avoid,
             count: SPREAD_MAX.min(wanted.count as usize),
-            seed: self.waits.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: self.grants.waits.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         })
     }
 
@@ -114,11 +115,11 @@ impl Owner {
         let mut left = count;
         let mut grants = Vec::with_capacity(groups.len());
         for &pg in groups {
-            if let Some(grant) = self.ids.take(pg, share.min(left)) {
+            if let Some(grant) = self.grants.ids.take(pg, share.min(left)) {
                 left -= grant.count;
                 grants.push(grant);
             }
-            if self.ids.must_ask(pg) {
+            if self.grants.ids.must_ask(pg) {
                 let body = Body::ReserveChunks { pg, count: BLOCK };
                 self.admit(Pending { body, waiter: Waiter::Reserve { pg } });
             }
@@ -132,14 +133,14 @@ impl Owner {
     /// A reservation was carried out.
     pub(super) fn reserved(&mut self, pg: PgId, outcome: Outcome) -> Result<(), Fatal> {
         match outcome {
-            Outcome::Reserved { first, count } => self.ids.reserved(first, count),
+            Outcome::Reserved { first, count } => self.grants.ids.reserved(first, count),
             other => {
                 tracing::error!(%pg, ?other, "no chunk ids to be had");
-                self.ids.not_reserved(pg);
+                self.grants.ids.not_reserved(pg);
             }
         }
-        for (wanted, reply, deadline) in std::mem::take(&mut self.waits.queue) {
-            if self.registry.is_live(wanted.session) {
+        for (wanted, reply, deadline) in std::mem::take(&mut self.grants.waits.queue) {
+            if self.clients.registry.is_live(wanted.session) {
                 self.grant_or_wait(wanted, reply, deadline)?;
             } else {
                 reply.send(refusal(ServiceError::SessionExpired));
@@ -150,15 +151,15 @@ impl Owner {
 
     /// No ids are to be had at the moment.
     pub(super) fn refuse_grants(&mut self, why: &str) {
-        for (_, reply, _) in std::mem::take(&mut self.waits.queue) {
+        for (_, reply, _) in std::mem::take(&mut self.grants.waits.queue) {
             reply.send(refusal(ServiceError::Unavailable(why.to_owned())));
         }
     }
 
     /// Answers requests that have waited for as long as they may.
     pub(super) fn time_out_grants(&mut self) {
-        while self.waits.queue.front().is_some_and(|(.., deadline)| *deadline <= self.now) {
-            if let Some((_, reply, _)) = self.waits.queue.pop_front() {
+        while self.grants.waits.queue.front().is_some_and(|(.., deadline)| *deadline <= self.now) {
+            if let Some((_, reply, _)) = self.grants.waits.queue.pop_front() {
                 let why = "chunk ids are not to be had at the moment".to_owned();
                 reply.send(refusal(ServiceError::Unavailable(why)));
             }
@@ -169,17 +170,17 @@ impl Owner {
     pub(super) fn mark_ids(&mut self) -> Result<(), Fatal> {
         let mut cursors = BTreeMap::new();
         let age = self.around.config.orphan_age;
-        if !self.ids.mark_due(self.now, age) {
+        if !self.grants.ids.mark_due(self.now, age) {
             return Ok(());
         }
-        for group in self.nodes.groups() {
-            let next = match self.ids.next(group.id) {
+        for group in self.topology.nodes.groups() {
+            let next = match self.grants.ids.next(group.id) {
                 Some(next) => next,
                 None => self.state.cursor(group.id)?.next,
             };
             cursors.insert(group.id, next);
         }
-        self.ids.mark(self.now, cursors);
+        self.grants.ids.mark(self.now, cursors);
         Ok(())
     }
 }

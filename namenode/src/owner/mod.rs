@@ -7,30 +7,37 @@
 //!
 //! Nothing here waits and nothing is locked: whatever takes long is a worker's, which comes back with an event.
 
-mod admission;
-mod apply;
+mod checkpoints;
 mod chunk_ids;
+mod commands;
 mod feed;
+mod garbage;
 mod grants;
-mod leasing;
+mod groups;
 mod lock_waits;
+mod mutation;
 mod node_requests;
 mod nodes;
-mod opens;
+mod open;
+mod open_table;
+mod orphans;
 mod proposer;
+mod query;
+mod recalls;
 mod registrations;
 mod registry;
 mod requests;
 mod sessions;
 mod status;
-mod work;
+mod watchers;
 
+pub(crate) use garbage::{AuditGroup, Deletions, Referenced};
+pub(crate) use groups::Heal;
 pub(crate) use nodes::millis;
-pub(crate) use work::{AuditGroup, Deletions, Heal, Referenced};
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
-use crate::handle::{ClientReplier, Event};
+use crate::events::{ClientReplier, Event};
 use crate::workers::FsckDesk;
 use bytes::Bytes;
 use chunk_ids::ChunkIds;
@@ -39,18 +46,18 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use grants::Waits;
-use leasing::Leasing;
 use lock_waits::Locks;
 use nodes::Nodes;
-use opens::OpenTable;
+use open_table::OpenTable;
 use proposer::Proposer;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Push, Reply, Response};
 use quarry_host::{clock, random};
 use quarry_log::{Committed, Log, LogError};
-use quarry_namenode_core::{State, StateError};
+use quarry_namenode_core::{LogicalTime, State, StateError};
 use rand::Rng;
+use recalls::Leasing;
 use registry::Registry;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -58,6 +65,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use watchers::Watchers;
 
 /// Events of one turn of the loop: their commands go into the log together.
 const TURN_EVENTS_MAX: usize = 512;
@@ -116,64 +124,97 @@ pub(crate) struct Owner {
     around: Surroundings,
     pub(crate) state: State,
     started: Instant,
+    /// The same moment by the clock that suspends do not stop.
+    booted: Duration,
     /// The time of this turn.
     now: Instant,
     last_tick: Instant,
+    /// The logical time when this run began to serve.
+    serving_since: (LogicalTime, Instant),
+    commands: Commands,
+    clients: Clients,
+    grants: Grants,
+    /// What happened, for watchers.
+    feed: Feed,
+    watchers: Watchers,
+    topology: Topology,
+    orphans: Orphans,
+}
+
+/// Commands on their way through the log.
+struct Commands {
     proposer: Proposer,
-    proposals: FuturesUnordered<Proposal>,
+    /// One future for each entry that [`Proposer`] counts as in flight.
+    in_log: FuturesUnordered<Proposal>,
+}
+
+/// What is volatile of clients. Every session of the state is in the registry; open files, locks and leases belong to
+/// sessions of the registry only.
+struct Clients {
     registry: Registry,
     opens: OpenTable,
     locks: Locks,
-    ids: ChunkIds,
-    /// Requests for chunk ids that wait for a block.
-    waits: Waits,
     leasing: Leasing,
-    /// What happened, for those who watch.
-    feed: Feed,
-    nodes: Nodes,
-    /// Nodes or groups changed in the state.
-    topology_changed: bool,
-    /// Nodes or groups may be others than clients were told.
-    publish_due: bool,
-    /// Orphans whose removal is on its way: they can no longer be opened.
-    reaping: BTreeSet<Ino>,
-    /// There may be orphans that nobody has open.
-    reap_due: bool,
     /// Some sessions from before the start have not been heard yet.
     in_grace: bool,
+}
+
+/// Chunk ids that are set aside in the state and not yet handed out, and the requests that wait for more.
+#[derive(Default)]
+struct Grants {
+    ids: ChunkIds,
+    waits: Waits,
+}
+
+/// Nodes and groups, as the state has them unless `changed`.
+struct Topology {
+    nodes: Nodes,
+    /// Nodes or groups changed in the state.
+    changed: bool,
+    /// Nodes or groups may be others than clients were told.
+    publish_due: bool,
+}
+
+/// Inodes without a name that are about to be freed.
+struct Orphans {
+    /// Their removal is on its way: they can no longer be opened.
+    reaping: BTreeSet<Ino>,
+    /// There may be orphans that no session has open.
+    due: bool,
 }
 
 impl Owner {
     /// Over a state that may lag behind the log.
     pub(crate) fn new(around: Surroundings, state: State) -> Self {
         let now = clock::now();
-        let wall = clock::wall().0;
         let config = &around.config;
-        // Versions of the placement table grow across restarts, as long as the clock does.
-        let version = u64::try_from(wall / 1_000_000).unwrap_or(0);
-        let nodes = Nodes::new(now, config.suspect_after, config.dead_after, version);
+        let nodes = Nodes::new(now, config.suspect_after, config.dead_after);
+        let clock = state.meta().clock;
         Self {
-            // Tells this run of the process from all others.
-            proposer: Proposer::new(random::rng().random()),
+            commands: Commands {
+                // Tells this run of the process from all others.
+                proposer: Proposer::new(random::rng().random()),
+                in_log: FuturesUnordered::new(),
+            },
             feed: Feed::new(state.applied()),
+            watchers: Watchers::default(),
             around,
             state,
             started: now,
+            booted: clock::boot(),
             now,
             last_tick: now,
-            proposals: FuturesUnordered::new(),
-            registry: Registry::default(),
-            opens: OpenTable::default(),
-            locks: Locks::new(),
-            ids: ChunkIds::default(),
-            waits: Waits::default(),
-            leasing: Leasing::new(0, 0, []),
-            nodes,
-            topology_changed: true,
-            publish_due: true,
-            reaping: BTreeSet::new(),
-            reap_due: true,
-            in_grace: false,
+            serving_since: (clock, now),
+            clients: Clients {
+                registry: Registry::default(),
+                opens: OpenTable::default(),
+                locks: Locks::new(),
+                leasing: Leasing::new(0, 0, []),
+                in_grace: false,
+            },
+            grants: Grants::default(),
+            topology: Topology { nodes, changed: true, publish_due: true },
+            orphans: Orphans { reaping: BTreeSet::new(), due: true },
         }
     }
 
@@ -189,25 +230,25 @@ impl Owner {
             tokio::select! {
                 biased;
                 Some(committed) = inputs.committed.recv() => {
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     self.committed(&committed)?;
                     while let Ok(committed) = inputs.committed.try_recv() {
                         self.committed(&committed)?;
                     }
                 }
-                Some((tag, result)) = self.proposals.next(), if !self.proposals.is_empty() => {
-                    self.now = clock::now();
+                Some((tag, result)) = self.commands.in_log.next(), if !self.commands.in_log.is_empty() => {
+                    self.now = self.read_clock();
                     self.proposed(tag, result)?;
                 }
                 _ = tick.tick() => {
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     self.tick()?;
                 }
                 n = inputs.events.recv_many(&mut events, TURN_EVENTS_MAX) => {
                     if n == 0 {
                         return Ok(self);
                     }
-                    self.now = clock::now();
+                    self.now = self.read_clock();
                     for event in events.drain(..) {
                         self.event(event)?;
                     }
@@ -227,10 +268,10 @@ impl Owner {
             Event::Node { node, connection, request, reply } => {
                 self.node(node, connection, request, reply)?
             }
-            Event::NodeGone { node, connection } => self.nodes.registrations.gone(node, connection),
+            Event::NodeGone { node, connection } => self.topology.nodes.registrations.gone(node, connection),
             Event::Heartbeat { node, connection, heartbeat } => {
-                if self.nodes.registrations.speaks_for(node, connection) {
-                    self.nodes.heard(node, heartbeat, self.now);
+                if self.topology.nodes.registrations.speaks_for(node, connection) {
+                    self.topology.nodes.heard(node, heartbeat, self.now);
                 }
             }
             Event::Ask(question) => question(self)?,
@@ -243,11 +284,12 @@ impl Owner {
     fn tick(&mut self) -> Result<(), Fatal> {
         let pause = self.now.saturating_duration_since(self.last_tick);
         self.last_tick = self.now;
-        self.publish_due = true;
+        self.topology.publish_due = true;
         if pause >= self.around.config.tick * PAUSE_TICKS {
             tracing::warn!(?pause, "this NameNode stood still; silence meanwhile is held against nobody");
-            self.registry.forgive(pause);
-            self.nodes.forgive(pause);
+            self.clients.registry.forgive(pause);
+            self.clients.leasing.table.forgive(millis(pause));
+            self.topology.nodes.forgive(pause);
         }
         self.tick_leases()?;
         self.expire_sessions();
@@ -259,26 +301,27 @@ impl Owner {
 
     /// What holds after each turn: nodes and groups are published as they are, commands are on their way.
     fn settle(&mut self) -> Result<(), Fatal> {
-        if self.topology_changed {
-            self.topology_changed = false;
-            self.publish_due = true;
-            self.nodes.reload(&self.state)?;
+        if self.topology.changed {
+            self.topology.changed = false;
+            self.topology.publish_due = true;
+            self.topology.nodes.reload(&self.state)?;
         }
-        if std::mem::take(&mut self.publish_due)
-            && let Some(version) = self.nodes.publish(self.now)
+        if std::mem::take(&mut self.topology.publish_due)
+            && let Some(version) = self.topology.nodes.publish(self.now)
         {
-            for pusher in self.registry.pushers() {
+            for pusher in self.clients.registry.pushers() {
                 pusher.push(Push::PlacementChanged { version });
             }
         }
-        if self.in_grace && self.registry.recovering() == 0 {
-            self.in_grace = false;
-            self.reap_due = true;
+        if self.clients.in_grace && self.clients.registry.recovering() == 0 {
+            self.clients.in_grace = false;
+            self.orphans.due = true;
             tracing::info!("all sessions from before the start are known again");
             self.end_lock_grace();
         }
+        self.serve_lease_queue()?;
         self.answer_watchers();
-        while let Some((tag, entry)) = self.proposer.next_entry(clock::wall()) {
+        while let Some((tag, entry)) = self.commands.proposer.next_entry(clock::wall(), self.clock()) {
             self.send_to_log(tag, entry);
         }
         Ok(())
@@ -286,7 +329,18 @@ impl Owner {
 
     fn send_to_log(&mut self, tag: u64, entry: Bytes) {
         let log = self.around.log.clone();
-        self.proposals.push(Box::pin(async move { (tag, log.propose(entry).await) }));
+        self.commands.in_log.push(Box::pin(async move { (tag, log.propose(entry).await) }));
+    }
+
+    /// The logical time: where the state had it when this run began to serve, and what has passed since.
+    fn clock(&self) -> LogicalTime {
+        let (at, began) = self.serving_since;
+        LogicalTime(at.0 + millis(self.now.saturating_duration_since(began)))
+    }
+
+    /// The time of a turn: goes on while the machine is suspended, as it does for clients and their leases.
+    fn read_clock(&self) -> Instant {
+        self.started + clock::boot().saturating_sub(self.booted)
     }
 
     /// How long this NameNode has been up.

@@ -2,7 +2,7 @@
 
 use super::proposer::{Pending, Waiter};
 use super::{Fatal, Owner};
-use crate::handle::NodeReplier;
+use crate::events::NodeReplier;
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::cluster::{NodeReply, NodeRequest};
 use quarry_common::wire::data::IDS_MAX;
@@ -25,7 +25,8 @@ impl Owner {
                 reply.send(Err(ServiceError::Unauthorised(why)));
             }
             NodeRequest::Register(register) => {
-                if let Err(why) = self.nodes.take_registration(node, connection, &register.address, self.now)
+                if let Err(why) =
+                    self.topology.nodes.take_registration(node, connection, &register.address, self.now)
                 {
                     tracing::warn!(%node, reason = why, "refused a DataNode");
                     reply.send(Err(ServiceError::Unavailable(why)));
@@ -40,7 +41,7 @@ impl Owner {
                 reply.send(Ok(NodeReply::Done));
             }
             NodeRequest::Placement => {
-                reply.send(Ok(NodeReply::Placement(self.nodes.placement().clone())));
+                reply.send(Ok(NodeReply::Placement(self.topology.nodes.placement().clone())));
             }
             NodeRequest::Chunks(ids) => {
                 let infos = self.chunk_infos(&ids)?;
@@ -56,7 +57,7 @@ impl Owner {
         for &id in ids.iter().take(IDS_MAX) {
             if self.state.chunk(id)?.is_some() {
                 tracing::warn!(%node, chunk = %id, "a replica is bad");
-                self.nodes.lacks(id.pg(), node);
+                self.topology.nodes.lacks(id.pg(), node);
             }
         }
         Ok(())

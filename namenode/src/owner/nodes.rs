@@ -40,12 +40,14 @@ pub(crate) struct Nodes {
     evicting: BTreeSet<(PgId, NodeId)>,
 }
 
+/// Bits of a version that number the tables of one run: more than it publishes in a century.
+const VERSION_BITS: u32 = 32;
 /// Leftovers that are remembered; those beyond it are heard of again.
 const LEFTOVERS_MAX: usize = 4096;
 
 impl Nodes {
-    /// `version` must be larger than any that an earlier run published: clients compare it.
-    pub(crate) fn new(started: Instant, suspect_after: Duration, dead_after: Duration, version: u64) -> Self {
+    /// Nothing is known yet.
+    pub(crate) fn new(started: Instant, suspect_after: Duration, dead_after: Duration) -> Self {
         Self {
             started,
             suspect_after,
@@ -54,7 +56,7 @@ impl Nodes {
             groups: Vec::new(),
             beats: BTreeMap::new(),
             registrations: Registrations::default(),
-            placement: Placement { version, ..Placement::default() },
+            placement: Placement::default(),
             synced: BTreeSet::new(),
             policies: BTreeSet::new(),
             lacking: BTreeSet::new(),
@@ -111,9 +113,11 @@ impl Nodes {
         self.registrations.take(node, connection, address, is_heard)
     }
 
-    /// From now on nodes can be heard: the silence until now does not count.
-    pub(crate) fn listen(&mut self, now: Instant) {
+    /// From now on nodes can be heard: the silence until now does not count. Versions of the table that this run of the
+    /// NameNode publishes are larger than those of all earlier runs: clients compare them.
+    pub(crate) fn listen(&mut self, now: Instant, run: u64) {
         self.started = now;
+        self.placement.version = run << VERSION_BITS;
     }
 
     /// Nothing was heard while this NameNode itself stood still: that time does not count.

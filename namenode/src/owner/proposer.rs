@@ -6,12 +6,12 @@
 //! ```
 
 use crate::entry::Builder;
-use crate::handle::{ClientReplier, Introduction, NodeReplier, Proposed};
+use crate::events::{ClientReplier, Introduction, NodeReplier, Proposed};
 use bytes::Bytes;
 use quarry_common::ids::{PgId, SessionId};
 use quarry_common::wire::fs::Timestamp;
 use quarry_namenode_core::leases::Ticket;
-use quarry_namenode_core::{Body, Command};
+use quarry_namenode_core::{Body, Command, Fence, LogicalTime};
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
@@ -36,6 +36,10 @@ pub(crate) enum Waiter {
     Reserve { pg: PgId },
     /// A DataNode that registers.
     Register { reply: NodeReplier },
+    /// A break of leases that other requests wait for.
+    Fence { session: SessionId, fence: Fence },
+    /// Nothing waits for it.
+    Nothing,
     /// A worker.
     Worker(oneshot::Sender<Proposed>),
 }
@@ -60,7 +64,6 @@ pub(crate) struct Pending {
 pub(crate) struct Proposer {
     incarnation: u64,
     last_tag: u64,
-    last_time: Timestamp,
     queue: VecDeque<Pending>,
     in_flight: BTreeMap<u64, Vec<Waiter>>,
     /// Commands applied since the last freeze, and those in a frozen overlay that is being saved.
@@ -70,14 +73,7 @@ pub(crate) struct Proposer {
 impl Proposer {
     /// `incarnation` tells this run from all others.
     pub(crate) fn new(incarnation: u64) -> Self {
-        Self {
-            incarnation,
-            last_tag: 0,
-            last_time: Timestamp(i128::MIN),
-            queue: VecDeque::new(),
-            in_flight: BTreeMap::new(),
-            unsaved: (0, 0),
-        }
+        Self { incarnation, last_tag: 0, queue: VecDeque::new(), in_flight: BTreeMap::new(), unsaved: (0, 0) }
     }
 
     /// Puts a command into the queue; gives it back when there are too many.
@@ -91,18 +87,16 @@ impl Proposer {
     }
 
     /// The next entry for the log, if there is one and the log may have it.
-    pub(crate) fn next_entry(&mut self, now: Timestamp) -> Option<(u64, Bytes)> {
+    pub(crate) fn next_entry(&mut self, now: Timestamp, clock: LogicalTime) -> Option<(u64, Bytes)> {
         if self.queue.is_empty() || self.in_flight.len() >= IN_FLIGHT_MAX || self.is_paused() {
             return None;
         }
-        // The clock may be set back; times in the log do not go back.
-        self.last_time = self.last_time.max(now);
         let mut builder = Builder::default();
         let mut waiters = Vec::new();
         while !builder.is_full()
             && let Some(Pending { body, waiter }) = self.queue.pop_front()
         {
-            builder.push(&Command { now: self.last_time, body });
+            builder.push(&Command { now, clock, body });
             waiters.push(waiter);
         }
         self.last_tag += 1;
@@ -158,27 +152,34 @@ mod tests {
 
     fn pending() -> Pending {
         let (done, _) = oneshot::channel();
-        Pending { body: Body::EndSession { session: SessionId(1) }, waiter: Waiter::Worker(done) }
+        Pending {
+            body: Body::EndSession { session: SessionId(1), expired: false },
+            waiter: Waiter::Worker(done),
+        }
+    }
+
+    fn next(proposer: &mut Proposer) -> Option<(u64, Bytes)> {
+        proposer.next_entry(Timestamp(5), LogicalTime(7))
     }
 
     #[test]
     fn what_arrives_while_the_log_is_busy_goes_together() {
         let mut proposer = Proposer::new(9);
-        assert!(proposer.next_entry(Timestamp(5)).is_none());
+        assert!(next(&mut proposer).is_none());
         for tag in 1..=IN_FLIGHT_MAX as u64 {
             proposer.push(pending()).ok().unwrap();
-            assert_eq!(proposer.next_entry(Timestamp(5)).unwrap().0, tag);
+            assert_eq!(next(&mut proposer).unwrap().0, tag);
         }
         for _ in 0..10 {
             proposer.push(pending()).ok().unwrap();
         }
-        assert!(proposer.next_entry(Timestamp(5)).is_none());
+        assert!(next(&mut proposer).is_none());
         assert!(proposer.committed(8, 1).is_empty(), "another run's");
         assert_eq!(proposer.committed(9, 1).len(), 1);
-        let (tag, bytes) = proposer.next_entry(Timestamp(3)).unwrap();
+        let (tag, bytes) = next(&mut proposer).unwrap();
         let entry = entry::decode(&bytes).unwrap();
         assert_eq!((entry.incarnation, entry.tag, entry.commands.len()), (9, tag, 10));
-        assert_eq!(entry.commands[0].now, Timestamp(5), "time does not go back");
+        assert_eq!((entry.commands[0].now, entry.commands[0].clock), (Timestamp(5), LogicalTime(7)));
         assert_eq!(proposer.refused(tag).len(), 10);
     }
 
@@ -189,10 +190,10 @@ mod tests {
         proposer.applied(UNSAVED_MAX - 1);
         proposer.frozen();
         proposer.applied(1);
-        assert!(proposer.next_entry(Timestamp(5)).is_none());
+        assert!(next(&mut proposer).is_none());
         proposer.frozen();
         proposer.saved();
         assert_eq!(proposer.unsaved(), 1);
-        assert!(proposer.next_entry(Timestamp(5)).is_some());
+        assert!(next(&mut proposer).is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! Which sessions there are is in the state. A session that the state knew when this NameNode started is *recovering*
 //! until its client resumes it or it expires: meanwhile it may have inodes open and hold locks that nothing is known of.
 
-use crate::handle::ClientPusher;
+use crate::events::ClientPusher;
 use quarry_common::ids::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -166,6 +166,11 @@ impl Registry {
     /// Whether the session exists and its end is not on the way.
     pub(crate) fn is_live(&self, session: SessionId) -> bool {
         self.sessions.get(&session).is_some_and(|live| !live.ending)
+    }
+
+    /// The certificate that opened the session.
+    pub(crate) fn owner(&self, session: SessionId) -> Option<&str> {
+        self.sessions.get(&session).map(|live| live.owner.as_str())
     }
 
     /// For saying something to a session, if it is connected.

@@ -3,10 +3,10 @@
 use super::lock_waits::LockRequest;
 use super::sessions::Holdings;
 use super::{Fatal, Owner, refusal, respond};
-use crate::handle::{ClientReplier, Introduction};
-use quarry_common::ids::{Ino, SessionId};
+use crate::events::{ClientReplier, Introduction};
+use quarry_common::ids::SessionId;
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{Fate, Losses, Reply, Request};
+use quarry_common::wire::session::{Reply, Request};
 
 impl Owner {
     /// A client's request. It is answered at once, or kept until what it waits for is there.
@@ -17,9 +17,9 @@ impl Owner {
         request: Request,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
-        let session = self.registry.heard(connection, self.now);
+        let session = self.clients.registry.heard(connection, self.now);
         if let Some(session) = session {
-            self.renew_leases(session)?;
+            self.renew_leases(session);
         }
         match (request, introduction) {
             (Request::OpenSession(info), Some(introduction)) => {
@@ -29,7 +29,9 @@ impl Owner {
                 let holdings = Holdings { open, locks, leases };
                 self.resume_session(connection, introduction, session, holdings, reply)?;
             }
-            (Request::Placement, _) => respond(reply, Ok(Reply::Placement(self.nodes.placement().clone()))),
+            (Request::Placement, _) => {
+                respond(reply, Ok(Reply::Placement(self.topology.nodes.placement().clone())))
+            }
             (Request::ClusterStatus, _) => {
                 let status = self.status()?;
                 respond(reply, Ok(Reply::Status(Box::new(status))));
@@ -62,16 +64,19 @@ impl Owner {
             Request::Renew { .. } | Request::RecallDone { .. } | Request::ReturnLeases { .. }
         );
         if !upkeep {
-            self.registry.count_request(session);
+            self.clients.registry.count_request(session);
         }
         match request {
             Request::CloseSession => self.close_session(session, reply),
-            Request::Renew { .. } => respond(reply, Ok(Reply::Renewed(Losses::default()))),
+            Request::Renew { acknowledged } => self.renew(session, acknowledged, reply),
             Request::Query(query) => self.answer_query(session, query, reply)?,
             Request::Mutate { slot, sequence, mutation } => {
                 self.mutate(session, (slot, sequence), mutation, reply)?;
             }
-            Request::Fate { .. } => respond(reply, Ok(Reply::Fate(Fate::Unknown))),
+            Request::Fate { session: ended, slot, sequence } => {
+                let fate = self.fate(session, ended, (slot, sequence))?;
+                respond(reply, fate.map(Reply::Fate));
+            }
             Request::Open { ino } => self.open(session, ino, reply)?,
             Request::Close { inos } => {
                 for ino in inos {
@@ -110,10 +115,5 @@ impl Owner {
             }
         }
         Ok(())
-    }
-
-    fn close(&mut self, session: SessionId, ino: Ino) {
-        self.release_locks_on(session, ino);
-        self.reap_due |= self.opens.close(session, ino);
     }
 }

@@ -1,13 +1,14 @@
 //! The life of sessions.
 
-use super::leasing::Leasing;
 use super::proposer::{Pending, Waiter};
+use super::recalls::Leasing;
 use super::registry::NotResumed;
 use super::{Fatal, Owner, millis, refusal, respond};
-use crate::handle::{ClientReplier, Introduction};
+use crate::events::{ClientReplier, Introduction};
 use quarry_common::ids::{Ino, SessionId};
+use quarry_common::limits::RECLAIMS_MAX;
 use quarry_common::wire::error::ServiceError;
-use quarry_common::wire::session::{ClientInfo, LeaseId, Lock, Losses, Reply};
+use quarry_common::wire::session::{ClientInfo, Fate, LeaseId, Lock, Losses, Reply};
 use quarry_namenode_core::{Body, Outcome};
 
 /// Sessions that one certificate may have. Those of clients that died count until they expire, so it is more than one certificate
@@ -27,15 +28,16 @@ impl Owner {
     /// The log is applied as far as it went when this NameNode started: sessions that there are now may be resumed, and
     /// nodes will be heard. `run` numbers this run.
     pub(crate) fn caught_up_with_log(&mut self, run: u64) -> Result<(), Fatal> {
-        self.nodes.listen(self.now);
+        self.topology.nodes.listen(self.now, run);
+        self.serving_since = (self.state.meta().clock, self.now);
         for (session, record) in self.state.sessions()? {
-            self.registry.recover(session, record.owner, self.now);
+            self.clients.registry.recover(session, record.owner, self.now);
         }
         let former = self.state.sessions()?.into_iter().map(|(session, _)| session);
-        self.leasing = Leasing::new(millis(self.uptime()), run, former);
-        self.in_grace = self.registry.recovering() > 0;
-        if self.in_grace {
-            let sessions = self.registry.recovering();
+        self.clients.leasing = Leasing::new(millis(self.uptime()), run, former);
+        self.clients.in_grace = self.clients.registry.recovering() > 0;
+        if self.clients.in_grace {
+            let sessions = self.clients.registry.recovering();
             tracing::info!(sessions, "waiting for the sessions from before the start");
         }
         Ok(())
@@ -48,7 +50,7 @@ impl Owner {
         info: ClientInfo,
         reply: ClientReplier,
     ) {
-        if self.registry.heard(connection, self.now).is_some() {
+        if self.clients.registry.heard(connection, self.now).is_some() {
             let why = "this connection has a session".to_owned();
             return reply.send(refusal(ServiceError::BadRequest(why)));
         }
@@ -78,7 +80,7 @@ impl Owner {
                 tracing::info!(%session, client = %owner, "session opened");
                 // A connection that is closed already would stay in the table: nobody would tell that it is gone.
                 let at = (!below.is_closed()).then_some((connection, pusher));
-                self.registry.open(session, owner, at, self.now);
+                self.clients.registry.open(session, owner, at, self.now);
                 respond(reply, Ok(self.session_reply(session, Losses::default())));
             }
             Outcome::Refused(why) => reply.send(refusal(ServiceError::Unavailable(why))),
@@ -95,12 +97,17 @@ impl Owner {
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
         let Introduction { owner, pusher, .. } = introduction;
-        if self.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
+        if self.clients.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
             let why = "this connection has another session".to_owned();
             reply.send(refusal(ServiceError::BadRequest(why)));
             return Ok(());
         }
-        match self.registry.resume(session, &owner, connection, pusher, self.now) {
+        if leases.len() > RECLAIMS_MAX {
+            let why = format!("a session may reclaim {RECLAIMS_MAX} leases");
+            reply.send(refusal(ServiceError::BadRequest(why)));
+            return Ok(());
+        }
+        match self.clients.registry.resume(session, &owner, connection, pusher, self.now) {
             Ok(()) => {}
             Err(NotResumed::Expired) => {
                 reply.send(refusal(ServiceError::SessionExpired));
@@ -113,48 +120,51 @@ impl Owner {
                 return Ok(());
             }
         }
-        self.leases_of_resumed(session)?;
+        let mut losses = self.leases_of_resumed(session, &leases)?;
         self.restore_opens(session, &open)?;
-        self.restore_locks(session, &locks);
-        tracing::info!(%session, opens = open.len(), locks = locks.len(), "session resumed");
-        // None is given back.
-        let losses = Losses { leases, ..Losses::default() };
+        losses.locks = self.restore_locks(session, &locks);
+        let (held, lost) = (self.clients.leasing.count(session), losses.leases.len());
+        tracing::info!(%session, opens = open.len(), locks = locks.len(), leases = held, lost, "session resumed");
         respond(reply, Ok(self.session_reply(session, losses)));
         Ok(())
     }
 
-    /// The session has these inodes open and no others.
-    fn restore_opens(&mut self, session: SessionId, open: &[Ino]) -> Result<(), Fatal> {
-        self.reap_due |= self.opens.close_all(session);
-        for &ino in open {
-            if self.reaping.contains(&ino) || self.state.attr(ino)?.is_none() {
-                tracing::warn!(%session, %ino, "a resumed session has an inode open that is gone");
-            } else if self.opens.open(session, ino).is_err() {
-                tracing::warn!(%session, "a resumed session has too many inodes open");
-                break;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn close_session(&mut self, session: SessionId, reply: ClientReplier) {
-        self.registry.ending(session);
+        self.clients.registry.ending(session);
         let waiter = Waiter::CloseSession { session, reply };
-        self.admit(Pending { body: Body::EndSession { session }, waiter });
+        self.admit(Pending { body: Body::EndSession { session, expired: false }, waiter });
     }
 
     pub(super) fn expire_sessions(&mut self) {
-        for session in self.registry.expire(self.now, self.around.config.session_ttl) {
+        for session in self.clients.registry.expire(self.now, self.around.config.session_ttl) {
             tracing::warn!(%session, "session expired: its client is silent");
-            let waiter = Waiter::Expire { session };
-            self.admit(Pending { body: Body::EndSession { session }, waiter });
+            self.end_session(session);
         }
+    }
+
+    /// What became of a mutation of an earlier session of the same client.
+    pub(super) fn fate(
+        &self,
+        session: SessionId,
+        ended: SessionId,
+        place: (u16, u64),
+    ) -> Result<Result<Fate, ServiceError>, Fatal> {
+        let owner = self.clients.registry.owner(session).unwrap_or_default();
+        let lives = || ServiceError::BadRequest(format!("session {ended} has not ended"));
+        Ok(self.state.fate(owner, ended, place)?.ok_or_else(lives))
+    }
+
+    /// Ends a session without its client's request.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.clients.registry.ending(session);
+        let waiter = Waiter::Expire { session };
+        self.admit(Pending { body: Body::EndSession { session, expired: true }, waiter });
     }
 
     /// The state no longer has the session.
     pub(super) fn session_ended(&mut self, session: SessionId) -> Result<(), Fatal> {
-        self.registry.ended(session);
-        self.reap_due |= self.opens.close_all(session);
+        self.clients.registry.ended(session);
+        self.orphans.due |= self.clients.opens.close_all(session);
         self.release_locks_of(session);
         tracing::info!(%session, "session ended");
         self.leases_of_ended(session)
@@ -162,9 +172,9 @@ impl Owner {
 
     /// A client's connection is gone.
     pub(super) fn disconnected(&mut self, connection: u64) {
-        self.registry.disconnected(connection);
+        self.clients.registry.disconnected(connection);
         self.cancel_lock_waits_on(connection);
-        self.feed.disconnected(connection);
+        self.watchers.disconnected(connection);
     }
 
     fn session_reply(&self, session: SessionId, losses: Losses) -> Reply {

@@ -7,13 +7,13 @@ impl Owner {
     /// Everything, as it is now.
     pub(super) fn status(&self) -> Result<ClusterStatus, Fatal> {
         let usage = self.state.usage();
-        let (groups_healthy, groups_degraded, groups_healing) = self.nodes.tally();
+        let (groups_healthy, groups_degraded, groups_healing) = self.topology.nodes.tally();
         Ok(ClusterStatus {
             cluster: self.state.meta().cluster.clone(),
             namenode: self.around.address.to_string(),
             uptime_s: self.uptime().as_secs(),
             applied: self.state.applied(),
-            nodes: self.nodes.status(self.now),
+            nodes: self.topology.nodes.status(self.now),
             groups_healthy,
             groups_degraded,
             groups_healing,
@@ -35,11 +35,11 @@ impl Owner {
             .map(|(session, record)| SessionStatus {
                 session,
                 client: format!("{} {} {}", record.info.host, record.info.pid, record.info.purpose),
-                idle_ms: millis(self.registry.idle(session, self.now)),
-                open: self.opens.count(session) as u64,
-                locks: self.locks.count(session) as u64,
-                leases: self.leasing.count(session) as u64,
-                requests: self.registry.requests(session),
+                idle_ms: millis(self.clients.registry.idle(session, self.now)),
+                open: self.clients.opens.count(session) as u64,
+                locks: self.clients.locks.count(session) as u64,
+                leases: self.clients.leasing.count(session) as u64,
+                requests: self.clients.registry.requests(session),
             })
             .collect())
     }

@@ -4,7 +4,7 @@
 //! the last entry that is in them; only then may the log forget the entries up to there.
 
 use super::{Round, Tools, Worker};
-use crate::handle::{Handle, Stopped};
+use crate::events::{Handle, Stopped};
 use crate::kv::RedbBase;
 use async_trait::async_trait;
 use quarry_host::{clock, task};

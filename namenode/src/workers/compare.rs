@@ -7,7 +7,7 @@
 //! - *garbage*: the node has it, no file refers to it, and its number is below the floor, so that no file can any more.
 
 use super::Tools;
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use crate::owner::Referenced;
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::wire::data::Endpoint;

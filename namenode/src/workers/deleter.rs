@@ -1,7 +1,7 @@
 //! Deletes the data of chunks that no file refers to any more, a while after they were released.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use crate::owner::Deletions;
 use async_trait::async_trait;
 use futures::StreamExt;

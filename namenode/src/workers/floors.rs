@@ -2,7 +2,7 @@
 //! and in no file is garbage.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use async_trait::async_trait;
 use quarry_namenode_core::{Body, Outcome};
 use std::time::Duration;

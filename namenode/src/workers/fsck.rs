@@ -6,7 +6,7 @@
 use super::checkpoint::CheckpointError;
 use super::compare::{CompareError, compare};
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use crate::owner::AuditGroup;
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, PgId};

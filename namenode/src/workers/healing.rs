@@ -1,7 +1,7 @@
 //! Brings members up to date: each pulls what it lacks from one that serves.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use crate::owner::Heal;
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};

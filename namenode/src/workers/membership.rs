@@ -1,7 +1,7 @@
 //! Puts the changes of placement groups that are due into the log.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use async_trait::async_trait;
 use quarry_namenode_core::{Body, Outcome};
 

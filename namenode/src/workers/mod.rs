@@ -15,7 +15,7 @@ pub(crate) use fsck::FsckDesk;
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
-use crate::handle::{Handle, Stopped};
+use crate::events::{Handle, Stopped};
 use async_trait::async_trait;
 use quarry_datanode_client::DataNodeClient;
 use quarry_host::task;

@@ -1,7 +1,7 @@
-//! Frees inodes that have lost their last name, once nobody has them open.
+//! Frees inodes that have lost their last name, once no session has them open, and what large erasures left to be freed.
 
 use super::{Round, Tools, Worker};
-use crate::handle::Stopped;
+use crate::events::Stopped;
 use async_trait::async_trait;
 use quarry_common::ids::Ino;
 use quarry_namenode_core::{Body, Outcome};
@@ -22,25 +22,8 @@ impl Reaper {
 
     /// Reaps some orphans to their end. A large one takes several commands.
     async fn reap(&mut self, picked: Vec<Ino>) -> Result<(), Stopped> {
-        let mut left = picked.clone();
-        let mut all = true;
-        while !left.is_empty() {
-            match self.tools.owner.propose(Body::Reap { inos: left.clone() }).await? {
-                Ok(Outcome::Reaped { left: rest }) => {
-                    self.reaped += (left.len() - rest.len()) as u64;
-                    left = rest;
-                }
-                Ok(other) => {
-                    tracing::error!(?other, "orphans were not reaped");
-                    break;
-                }
-                Err(refused) => {
-                    tracing::warn!(%refused, "orphans must wait");
-                    all = false;
-                    break;
-                }
-            }
-        }
+        let (left, all) = self.free(picked.clone()).await?;
+        self.reaped += (picked.len() - left.len()) as u64;
         self.tools
             .owner
             .ask(move |owner| {
@@ -48,6 +31,24 @@ impl Reaper {
                 Ok(())
             })
             .await
+    }
+
+    /// Gives the inodes of which something is left, and whether all that could be done is done.
+    async fn free(&self, mut left: Vec<Ino>) -> Result<(Vec<Ino>, bool), Stopped> {
+        while !left.is_empty() {
+            match self.tools.owner.propose(Body::Reap { inos: left.clone() }).await? {
+                Ok(Outcome::Reaped { left: rest }) => left = rest,
+                Ok(other) => {
+                    tracing::error!(?other, "inodes were not freed");
+                    break;
+                }
+                Err(refused) => {
+                    tracing::warn!(%refused, "inodes to be freed must wait");
+                    return Ok((left, false));
+                }
+            }
+        }
+        Ok((left, true))
     }
 }
 
@@ -66,6 +67,8 @@ impl Worker for Reaper {
             }
             after = next;
         }
+        let erased = self.tools.owner.ask(|owner| owner.erased_files()).await?;
+        self.free(erased).await?;
         Ok(Round { line: format!("{} inodes reaped", self.reaped), pause: PAUSE })
     }
 }

@@ -182,7 +182,7 @@ pub(crate) struct Client {
     pub(crate) pushes: Arc<Pushes>,
     pub(crate) session: SessionId,
     /// The last sequence of each slot.
-    sequences: Mutex<BTreeMap<u16, u64>>,
+    pub(crate) sequences: Mutex<BTreeMap<u16, u64>>,
 }
 
 impl Client {

@@ -4,7 +4,7 @@ use crate::bench::{Bench, DEADLINE, create, dial, eventually, file, unlink};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{NewNode, QueryReply};
-use quarry_common::wire::session::{ClientInfo, Push, Reply, Request, Response};
+use quarry_common::wire::session::{ClientInfo, Fate, Push, Reply, Request, Response};
 use quarry_net::identity::Role;
 use quarry_net::rpc::{Observer, RpcClient, SessionProtocol};
 use std::sync::Arc;
@@ -162,5 +162,32 @@ async fn one_certificate_has_so_many_sessions_and_others_get_theirs() {
     assert!(matches!(answer, Err(ServiceError::Unavailable(_))), "{answer:?}");
     let other = bench.client(&running, "modest").await;
     assert_eq!(other.status().await.sessions.len(), SESSIONS + 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_expired_session_did_can_be_asked_for_also_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.config.session_ttl = Duration::from_secs(2);
+    let running = bench.start().await;
+    let old = bench.client(&running, "a").await;
+    let first = old.mutate(3, file("x")).await;
+    assert!(first.is_ok());
+    let fate = |sequence| Request::Fate { session: old.session, slot: 3, sequence };
+    let new = bench.client(&running, "a").await;
+    assert!(matches!(new.ask(fate(1)).await, Err(ServiceError::BadRequest(_))), "it lives");
+    old.drop_connection();
+    eventually("it expires", async || new.ask(fate(1)).await.is_ok()).await;
+    let check = async |client: &crate::bench::Client| {
+        let answered = Reply::Fate(Fate::Answered(Box::new(first.clone())));
+        assert_eq!(client.ask(fate(1)).await, Ok(answered));
+        assert_eq!(client.ask(fate(2)).await, Ok(Reply::Fate(Fate::Never)));
+    };
+    check(&new).await;
+    let foreign = bench.client(&running, "b").await;
+    assert_eq!(foreign.ask(fate(1)).await, Ok(Reply::Fate(Fate::Unknown)));
+    running.stop().await;
+    let running = bench.start().await;
+    check(&bench.client(&running, "a").await).await;
     running.stop().await;
 }

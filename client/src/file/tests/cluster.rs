@@ -14,7 +14,7 @@ use quarry_common::wire::fs::{
     Attr, Caller, ChunkInfo, Mutation, MutationReply, NewChunk, NewNode, Query, QueryReply, Timestamp, Window,
 };
 use quarry_common::wire::session::ClientInfo;
-use quarry_namenode_core::{Body, Command, GroupChange, MemoryBase, Outcome, State};
+use quarry_namenode_core::{Body, Command, GroupChange, LogicalTime, MemoryBase, Outcome, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashMap, HashSet};
@@ -57,7 +57,10 @@ impl Inner {
     fn apply(&mut self, body: Body) -> Outcome {
         self.index += 1;
         let now = Timestamp(i128::from(self.index));
-        self.state.apply(self.index, &Command { now, body }).expect("the state is sound").0
+        self.state
+            .apply(self.index, &Command { now, clock: LogicalTime(self.index), body })
+            .expect("the state is sound")
+            .0
     }
 
     fn mutate(&mut self, mutation: Mutation) -> Result<MutationReply, ServiceError> {

@@ -44,6 +44,15 @@ impl Fsck {
         Ok(())
     }
 
+    /// A row of the table of files with erased windows.
+    pub(super) fn erased(&mut self, ino: Ino) -> Result<(), BaseError> {
+        let inode = self.row(&InodeKey(ino))?;
+        if !inode.is_some_and(|i| matches!(i.content, Content::File(file) if file.erased.is_some())) {
+            self.of_inode(ino, "it is listed with erased windows and has none".to_owned());
+        }
+        Ok(())
+    }
+
     fn file_at(&self, ino: Ino, data: Ino) -> Result<Option<FileContent>, BaseError> {
         Ok(match self.row(&InodeKey(ino))?.map(|inode| inode.content) {
             Some(Content::File(file)) if file.data == data => Some(file),
@@ -77,7 +86,9 @@ impl Fsck {
         }
         for slice in &window.slices {
             if slices::is_sound(slice) {
-                self.slice(ino, key.index, slice, content.map_or(u64::MAX, |c| c.size))?;
+                let is_erased = content.is_some_and(|c| c.has_erased(key.index, window.version));
+                let size = content.filter(|_| !is_erased).map_or(u64::MAX, |c| c.size);
+                self.slice(ino, key.index, slice, size)?;
             } else {
                 self.of_inode(ino, format!("window {}: {slice:?} does not fit into it", key.index));
             }

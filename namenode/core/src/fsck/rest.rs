@@ -2,15 +2,23 @@
 
 use super::Fsck;
 use crate::base::BaseError;
-use crate::tables::{NodeKey, SessionKey, SlotKey};
+use crate::tables::{EndedKey, FenceKey, NodeKey, SessionKey, SlotKey};
 use quarry_common::wire::cluster::Group;
 use std::collections::BTreeSet;
 
 impl Fsck {
     pub(super) fn slot(&mut self, key: SlotKey) -> Result<(), BaseError> {
-        if !self.exists(&SessionKey(key.session))? {
+        if !self.exists(&SessionKey(key.session))? && !self.exists(&EndedKey(key.session))? {
             let what = format!("slot {} is of session {}, which has ended", key.slot, key.session);
             self.problem(None, None, what);
+        }
+        Ok(())
+    }
+
+    pub(super) fn fence(&mut self, key: FenceKey) -> Result<(), BaseError> {
+        if !self.exists(&SessionKey(key.session))? {
+            let what = format!("a broken lease is of session {}, which has ended", key.session);
+            self.problem(Some(key.ino), None, what);
         }
         Ok(())
     }

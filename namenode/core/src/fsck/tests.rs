@@ -1,11 +1,12 @@
 use super::*;
 use crate::base::{MemoryBase, Overlay};
+use crate::command::LogicalTime;
 use crate::records::{Content, Dentry, Inode, NameEntry, WindowRecord};
 use crate::tables::{Key, MetaKey, RetiredKey};
 use crate::testing::{Bench, PG};
-use quarry_common::ids::{NodeId, SessionId, WindowIndex};
+use quarry_common::ids::{LeaseGeneration, NodeId, SessionId, WindowIndex};
 use quarry_common::wire::cluster::MemberState;
-use quarry_common::wire::fs::{FileKind, Mutation, SetAttr, SetXattrMode, Timestamp};
+use quarry_common::wire::fs::{FileKind, Mutation, SetAttr, SetXattrMode};
 use std::collections::BTreeSet;
 
 /// A small file system of all kinds of things.
@@ -319,7 +320,7 @@ fn wrong_chunks_are_found() {
         &[&format!("inode {file}: chunk {id}: window 2 names a chunk"), "the file system says"],
     );
     let problems = broken(|base, _| {
-        put(base, &DeleteKey { since: Timestamp(1), id }, Some(&()));
+        put(base, &DeleteKey { since: LogicalTime(1), id }, Some(&()));
         put(base, &RetiredKey(id), Some(&()));
     });
     assert_found(
@@ -343,6 +344,8 @@ fn the_rest_is_checked_as_well() {
     let s = sample();
     let problems = broken(|base, s| put(base, &OrphanKey(s.orphan), None));
     assert_found(&problems, &[&format!("inode {}: it has no name and is not listed", s.orphan)]);
+    let problems = broken(|base, s| put(base, &ErasedKey(s.file), Some(&())));
+    assert_found(&problems, &[&format!("inode {}: it is listed with erased windows", s.file)]);
     let problems = broken(|base, s| put(base, &OrphanKey(s.file), Some(&())));
     assert_found(&problems, &[&format!("inode {}: it is listed for removal", s.file)]);
     let problems = broken(|base, s| change(base, &InodeKey(s.linked), |i| i.xattr_list_bytes += 1));
@@ -351,6 +354,10 @@ fn the_rest_is_checked_as_well() {
     assert_found(&problems, &[&format!("inode {}: its extended attributes are missing", s.file)]);
     let problems = broken(|base, _| put(base, &SessionKey(SessionId(1)), None));
     assert_found(&problems, &["slot 0 is of session 1", "the file system says 1 sessions and has 0"]);
+    let problems = broken(|base, _| {
+        put(base, &FenceKey { session: SessionId(9), ino: Ino(5) }, Some(&LeaseGeneration(1)));
+    });
+    assert_found(&problems, &["inode 5: a broken lease is of session 9"]);
     let problems = broken(|base, _| {
         change(base, &GroupKey(PG), |group| {
             group.members.iter_mut().for_each(|m| m.state = MemberState::Stale);

@@ -25,6 +25,8 @@ struct Request {
     blockers: BTreeSet<(Ino, SessionId)>,
     /// Sessions from before the start are in the way.
     former: bool,
+    /// It wants nothing but a lease: later ones of its kind are not in its way.
+    is_queued: bool,
 }
 
 impl Request {
@@ -56,7 +58,8 @@ impl Tickets {
     pub(super) fn open(&mut self, session: SessionId, former: bool) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
-        let request = Request { session, inos: BTreeMap::new(), blockers: BTreeSet::new(), former };
+        let request =
+            Request { session, inos: BTreeMap::new(), blockers: BTreeSet::new(), former, is_queued: false };
         self.requests.insert(ticket, request);
         ticket
     }
@@ -83,14 +86,30 @@ impl Tickets {
         }
     }
 
-    /// Whether requests of other sessions forbid to grant a lease.
-    pub(super) fn exclude(&self, session: SessionId, ino: Ino, mode: LeaseMode) -> bool {
+    /// The request wants nothing but a lease.
+    pub(super) fn queue(&mut self, ticket: Ticket) {
+        if let Some(request) = self.requests.get_mut(&ticket) {
+            request.is_queued = true;
+        }
+    }
+
+    /// Whether requests of other sessions forbid to grant a lease, to go with an answer or to the queued request `own`.
+    pub(super) fn exclude(&self, session: SessionId, ino: Ino, mode: LeaseMode, own: Option<Ticket>) -> bool {
         self.on(ino).any(|ticket| {
             self.requests.get(&ticket).is_some_and(|r| {
-                r.session != session
+                let is_later = r.is_queued && own.is_some_and(|own| own < ticket);
+                !is_later
+                    && r.session != session
                     && (mode == LeaseMode::Exclusive || r.inos.get(&ino) == Some(&Access::Write))
             })
         })
+    }
+
+    /// The requests of other sessions that acquire an inode.
+    pub(super) fn of_others(&self, session: SessionId, ino: Ino) -> Vec<(Ticket, Access)> {
+        let requests = self.on(ino).filter_map(|ticket| Some((ticket, self.requests.get(&ticket)?)));
+        let others = requests.filter(|(_, request)| request.session != session);
+        others.filter_map(|(ticket, request)| Some((ticket, *request.inos.get(&ino)?))).collect()
     }
 
     /// A lease changed: those that it is no longer in the way of need not wait for it. Returns those that became ready.

@@ -404,3 +404,19 @@ proptest! {
         prop_assert_eq!((table.total(), table.held.len(), table.owners.len(), table.waiting()), (0, 0, 0, 0));
     }
 }
+
+#[test]
+fn the_locks_of_a_session_are_bounded() {
+    let mut t = LockTable::new();
+    let mut set = |session: u64, ino: u64, start, end, kind| {
+        t.set(SessionId(session), Ino(ino), &lock(1, start, end, kind), false).map(|(outcome, _)| outcome)
+    };
+    for ino in 0..SESSION_LOCKS_MAX as u64 {
+        assert_eq!(set(1, ino, 0, 2, Write), DONE);
+    }
+    assert_eq!(set(1, u64::MAX, 0, 2, Write), Err(FsError::NoLocks));
+    assert_eq!(set(1, 0, 1, 1, Unlock), Err(FsError::NoLocks), "two would be left of it");
+    assert_eq!(set(2, u64::MAX, 0, 2, Write), DONE, "another session has room");
+    assert_eq!(set(1, 0, 0, 2, Unlock), DONE);
+    assert_eq!(set(1, u64::MAX - 1, 0, 2, Write), DONE);
+}

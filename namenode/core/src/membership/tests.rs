@@ -314,3 +314,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_round_decides_a_bounded_number_of_changes() {
+    let groups: Vec<_> =
+        (1..=DECISIONS_MAX as u32 + 9).map(|id| Group { id: PgId(id), ..group(&WHOLE) }).collect();
+    let nodes = nodes(&[BEAT, BEAT, DEAD, BEAT]);
+    let decided = |groups: &[Group], policies: &BTreeSet<Replication>| {
+        let cluster = Cluster {
+            nodes: &nodes,
+            groups,
+            policies,
+            synced: &BTreeSet::new(),
+            timing: Timing::at(SETTLED),
+        };
+        decide(&cluster).len()
+    };
+    let policies = BTreeSet::from([Replication::Factor(2)]);
+    assert_eq!(decided(&groups, &policies), DECISIONS_MAX);
+    assert_eq!(decided(&groups[..9], &BTreeSet::new()), 9);
+}

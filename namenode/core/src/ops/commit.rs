@@ -1,15 +1,15 @@
 //! Bringing written data into a file: all of a commit or nothing of it.
 
 use super::OpResult;
-use super::windows::{self, Change};
+use super::windows::{self, Change, Loaded};
 use super::xattr;
 use crate::chunks;
 use crate::error::OpError;
-use crate::records::WindowRecord;
+use crate::records::FileContent;
 use crate::store::Store;
 use crate::tables::ChunkKey;
 use crate::tx::{self, Tx, file_ref};
-use quarry_common::ids::{ChunkId, Ino, WindowIndex};
+use quarry_common::ids::{ChunkId, WindowIndex};
 use quarry_common::limits::{CHUNK_SIZE, COMMIT_SLICES_MAX, FILE_SIZE_MAX, SLICES_MAX};
 use quarry_common::slices;
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -21,7 +21,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> OpResult<MutationReply
     let size = file_ref(&inode).size.max(commit.size_at_least);
     check_shape(commit, size)?;
     let new_chunks = chunks::admit(tx.store, &commit.chunks)??;
-    let changes = check_windows(tx.store, file_ref(&inode).data, commit, &new_chunks)?;
+    let changes = check_windows(tx.store, file_ref(&inode), commit, &new_chunks)?;
 
     windows::apply(tx, &mut inode, &changes, &new_chunks)?;
     windows::set_size(tx, &mut inode, size);
@@ -78,23 +78,23 @@ fn check_shape(commit: &Commit, size: u64) -> Result<(), OpError> {
 /// Checks the slices against what is there, and makes the new lists.
 fn check_windows(
     store: &Store,
-    data: Ino,
+    file: &FileContent,
     commit: &Commit,
     new_chunks: &BTreeMap<ChunkId, ChunkInfo>,
 ) -> Result<Vec<Change>, OpError> {
-    let mut old: BTreeMap<WindowIndex, WindowRecord> = BTreeMap::new();
+    let mut old: BTreeMap<WindowIndex, Loaded> = BTreeMap::new();
     for window in &commit.windows {
-        let record = windows::load(store, data, window.index)?;
-        if window.replaces.is_some_and(|version| version != record.version) {
+        let loaded = windows::load(store, file, window.index)?;
+        if window.replaces.is_some_and(|version| version != loaded.record.version) {
             return Err(ServiceError::WindowChanged.into());
         }
-        if old.insert(window.index, record).is_some() {
+        if old.insert(window.index, loaded).is_some() {
             return Err(bad(format!("window {} comes twice", window.index)));
         }
     }
     let mut lengths: BTreeMap<ChunkId, u32> =
         new_chunks.iter().map(|(id, info)| (*id, info.length)).collect();
-    for id in old.values().flat_map(|w| &w.slices).filter_map(|s| s.chunk) {
+    for id in old.values().flat_map(|w| &w.record.slices).filter_map(|s| s.chunk) {
         if let std::collections::btree_map::Entry::Vacant(vacant) = lengths.entry(id) {
             vacant.insert(store.expect(&ChunkKey(id))?.length);
         }
@@ -107,10 +107,10 @@ fn check_windows(
                 window.index
             )));
         }
-        let record = old.remove(&window.index).expect("loaded above");
-        let mut list = if window.replaces.is_some() { Vec::new() } else { record.slices.clone() };
+        let Loaded { stored, record, .. } = old.remove(&window.index).expect("loaded above");
+        let mut list = if window.replaces.is_some() { Vec::new() } else { record.slices };
         list.extend_from_slice(&window.slices);
-        let change = Change::new(window.index, record.slices, list);
+        let change = Change::new(window.index, stored, list);
         if change.new.len() > SLICES_MAX {
             return Err(FsError::Invalid.into());
         }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::command::{Body, Effect, Outcome};
     use crate::testing::{Bench, PG, group_change};
-    use quarry_common::ids::{NodeId, PgId};
+    use quarry_common::ids::{Ino, NodeId, PgId};
     use quarry_common::wire::cluster::MemberState;
     use quarry_common::wire::fs::{Mutation, Timestamp};
 
@@ -310,6 +310,25 @@ mod tests {
         assert_eq!(commit(&mut bench, packed).map(|w| w.len()), Ok(2));
         let id = bench.windows(file)[0].slices[0].chunk.expect("data");
         assert_eq!(bench.state.chunk(id).expect("sound").map(|c| c.refs), Some(2));
+        bench.check();
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_moves_nothing_that_is_due() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let begun = bench.state.meta().clock;
+        for time in [1_000, i128::from(i64::MAX), 2_000, -5] {
+            bench.time = time;
+            bench.write(file, 0, CHUNK_SIZE as u32).expect("written");
+        }
+        let queue = bench.state.delete_queue(10).expect("sound");
+        let ids: Vec<_> = queue.iter().map(|(_, id)| id.sequence()).collect();
+        assert_eq!(ids, [0, 1, 2], "in the order in which they were released");
+        assert!(
+            queue.iter().all(|(since, _)| (begun..=bench.state.meta().clock).contains(since)),
+            "{queue:?}"
+        );
         bench.check();
     }
 }

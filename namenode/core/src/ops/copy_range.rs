@@ -1,7 +1,7 @@
 //! Copying by reference: the target's slices name the source's chunks.
 
 use super::OpResult;
-use super::windows::{self, Change};
+use super::windows::{self, Change, Loaded};
 use super::xattr;
 use crate::error::OpError;
 use crate::records::FileContent;
@@ -36,7 +36,7 @@ pub(crate) fn copy_range(tx: &mut Tx<'_>, copy: &Copy, kill_suidgid: bool) -> Op
     if source.replication().unwrap_or(default) != target.replication().unwrap_or(default) {
         return Err(FsError::NotSupported.into());
     }
-    let (changes, copied) = plan(tx.store, copy, (file_ref(&source).data, file_ref(&target).data), length)?;
+    let (changes, copied) = plan(tx.store, copy, (file_ref(&source), file_ref(&target)), length)?;
     if copied == 0 {
         return Ok(MutationReply::Copied { bytes: 0, attr: target.attr(copy.to) });
     }
@@ -72,7 +72,7 @@ fn check(copy: &Copy, source: &FileContent) -> Result<u64, FsError> {
 fn plan(
     store: &Store,
     copy: &Copy,
-    (source, target): (Ino, Ino),
+    (source, target): (&FileContent, &FileContent),
     length: u64,
 ) -> Result<(Vec<Change>, u64), OpError> {
     let mut changes = Vec::new();
@@ -83,12 +83,12 @@ fn plan(
         let bytes = (length - copied).min(CHUNK_SIZE - at % CHUNK_SIZE);
         let from = copy.from_offset + copied;
         let pieces = pieces(store, source, from..from + bytes, (at % CHUNK_SIZE) as u32)?;
-        let old = windows::load(store, target, index)?.slices;
-        let mut new = old.clone();
+        let Loaded { stored, record, .. } = windows::load(store, target, index)?;
+        let mut new = record.slices;
         let start = (at % CHUNK_SIZE) as u32;
         slices::punch(&mut new, start..start + bytes as u32);
         new.extend(pieces);
-        let change = Change::new(index, old, new);
+        let change = Change::new(index, stored, new);
         if change.new.len() > SLICES_MAX {
             break;
         }
@@ -100,13 +100,18 @@ fn plan(
 }
 
 /// What the source shows in a range of at most a window, moved to `position` of a target window.
-fn pieces(store: &Store, data: Ino, bytes: Range<u64>, position: u32) -> Result<Vec<Slice>, OpError> {
+fn pieces(
+    store: &Store,
+    file: &FileContent,
+    bytes: Range<u64>,
+    position: u32,
+) -> Result<Vec<Slice>, OpError> {
     let mut moved = Vec::new();
     let first = WindowIndex(bytes.start / CHUNK_SIZE);
     let end = WindowIndex(bytes.end.div_ceil(CHUNK_SIZE));
-    for (index, window) in windows::range(store, data, first, end, 2)? {
+    for Loaded { index, record, .. } in windows::range(store, file, first, end, 2)? {
         let wanted = windows::within(index, &bytes);
-        for piece in slices::visible(&window.slices) {
+        for piece in slices::visible(&record.slices) {
             let have = slices::range(&piece);
             let overlap = have.start.max(wanted.start)..have.end.min(wanted.end);
             if overlap.is_empty() {

@@ -1,12 +1,12 @@
 //! fallocate(2): sizes and holes. Space is not reserved.
 
-use super::{OpResult, windows, xattr};
+use super::windows::{self, Erasure};
+use super::{OpResult, xattr};
 use crate::tx::{self, Tx, file_ref};
 use quarry_common::ids::Ino;
-use quarry_common::limits::{FILE_SIZE_MAX, SLICES_MAX};
+use quarry_common::limits::FILE_SIZE_MAX;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{FallocateMode, MutationReply};
-use std::collections::BTreeMap;
 
 pub(crate) fn fallocate(
     tx: &mut Tx<'_>,
@@ -27,13 +27,16 @@ pub(crate) fn fallocate(
         FallocateMode::PunchHole | FallocateMode::ZeroRangeKeepSize => (true, false),
         FallocateMode::ZeroRange => (true, true),
     };
-    let changes =
-        if zeros { windows::erase(tx.store, file_ref(&inode).data, offset..end)? } else { Vec::new() };
-    if changes.iter().any(|c| c.new.len() > SLICES_MAX) {
+    let erasure = if zeros {
+        windows::plan_erasure(tx.store, file_ref(&inode), offset..end)?
+    } else {
+        Erasure::nothing()
+    };
+    if erasure.is_too_fragmented() {
         return Err(FsError::NoSpace.into());
     }
 
-    windows::apply(tx, &mut inode, &changes, &BTreeMap::new())?;
+    windows::apply_erasure(tx, ino, &mut inode, erasure)?;
     if extends {
         let size = file_ref(&inode).size.max(end);
         windows::set_size(tx, &mut inode, size);
@@ -51,9 +54,13 @@ pub(crate) fn fallocate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Body, Outcome};
+    use crate::invariants::violations;
     use crate::testing::Bench;
+    use quarry_common::ids::WindowIndex;
     use quarry_common::limits::CHUNK_SIZE;
-    use quarry_common::wire::fs::{Attr, Mutation};
+    use quarry_common::wire::error::ServiceError;
+    use quarry_common::wire::fs::{Attr, Mutation, Query, QueryReply, SetAttr};
 
     fn call(
         bench: &mut Bench,
@@ -98,6 +105,63 @@ mod tests {
         assert_eq!((attr.size, attr.allocated), (3 * CHUNK_SIZE, 2 * CHUNK_SIZE - 64));
         assert_eq!(bench.windows(file)[0].slices.len(), 2);
         assert_eq!(bench.state.usage().chunks, 2);
+        bench.check();
+    }
+
+    #[test]
+    fn a_hole_over_many_windows_shows_at_once_and_is_freed_in_steps() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        let windows = windows::AT_ONCE as u64 * 5;
+        for window in 0..windows {
+            bench.write(file, window * CHUNK_SIZE, CHUNK_SIZE as u32).expect("written");
+        }
+        let (offset, length) = (CHUNK_SIZE / 2, (windows - 1) * CHUNK_SIZE);
+        call(&mut bench, file, FallocateMode::PunchHole, offset, length).expect("punched");
+        let shown = |bench: &Bench| {
+            let first = |from| Query::NextWindow { ino: file, from: WindowIndex(from) };
+            let (mut found, mut from) = (Vec::new(), 0);
+            while let Ok(QueryReply::Layout { windows, .. }) = bench.query(&first(from)) {
+                let Some(window) = windows.first() else { break };
+                if !window.slices.is_empty() {
+                    found.push(window.index.0);
+                }
+                from = window.index.0 + 1;
+            }
+            found
+        };
+        assert_eq!(shown(&bench), [0, windows - 1]);
+        assert_eq!(bench.state.usage().chunks, windows, "nothing is freed yet");
+        // What is written into it stays, and so much again must wait.
+        bench.write(file, 7 * CHUNK_SIZE, 10).expect("written");
+        let set = SetAttr { size: Some((windows - 3) * CHUNK_SIZE), ..SetAttr::default() };
+        bench.attr_of(Mutation::SetAttr { ino: file, set, keep_sgid: false }).expect("a few windows");
+        let again = Mutation::Fallocate {
+            ino: file,
+            mode: FallocateMode::PunchHole,
+            offset,
+            length,
+            kill_suidgid: false,
+        };
+        let busy = bench.mutate(again.clone());
+        assert!(matches!(busy, Err(ServiceError::Unavailable(_))), "{busy:?}");
+        assert_eq!(violations(&bench.state).expect("readable"), Vec::<String>::new());
+        bench.checkpoint();
+
+        let erased = bench.state.erased(Ino(0), 9).expect("sound");
+        assert_eq!(erased, [file]);
+        let mut steps = 0;
+        while bench.apply(Body::Reap { inos: erased.clone() }) != (Outcome::Reaped { left: vec![] }) {
+            assert_eq!(shown(&bench), [0, 7]);
+            assert_eq!(violations(&bench.state).expect("readable"), Vec::<String>::new());
+            steps += 1;
+        }
+        assert!(steps >= 2, "{steps} steps");
+        assert_eq!(bench.state.erased(Ino(0), 9).expect("sound"), []);
+        assert_eq!((bench.state.usage().chunks, shown(&bench)), (2, vec![0, 7]));
+        // The refused request used no number up.
+        let retry = bench.retry(again);
+        assert!(retry.is_ok(), "{retry:?}");
         bench.check();
     }
 }

@@ -6,6 +6,7 @@ mod commit;
 mod copy_range;
 mod create;
 mod fallocate;
+pub(crate) mod fences;
 mod footprint;
 pub(crate) mod groups;
 mod layout;
@@ -30,9 +31,10 @@ use crate::error::{OpError, StateError};
 use crate::store::Store;
 use crate::tables::InodeKey;
 use crate::tx::Tx;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply, StatFs};
+use quarry_common::wire::session::LeaseId;
 
 /// Open sessions: each may keep 64 replies of a few hundred bytes, so this is some hundred megabytes at worst.
 pub(crate) const SESSIONS_MAX: usize = 16_384;
@@ -60,8 +62,8 @@ pub(crate) fn format(tx: &mut Tx<'_>, cluster: &str, default: Replication) -> Re
     Ok(Outcome::Done)
 }
 
-/// Carries a mutation out.
-pub(crate) fn mutate(tx: &mut Tx<'_>, mutation: &Mutation) -> OpResult<MutationReply> {
+/// Carries a mutation of a session out.
+pub(crate) fn mutate(tx: &mut Tx<'_>, session: SessionId, mutation: &Mutation) -> OpResult<MutationReply> {
     match mutation {
         Mutation::Create { parent, name, node, mode, umask, caller } => create::create(
             tx,
@@ -78,7 +80,12 @@ pub(crate) fn mutate(tx: &mut Tx<'_>, mutation: &Mutation) -> OpResult<MutationR
         Mutation::SetAttr { ino, set, keep_sgid } => setattr::setattr(tx, *ino, set, *keep_sgid),
         Mutation::SetXattr { ino, name, value, mode } => xattr::set(tx, *ino, name, value, *mode),
         Mutation::RemoveXattr { ino, name } => xattr::remove(tx, *ino, name),
-        Mutation::Commit(commit) => commit::commit(tx, commit),
+        Mutation::Commit(commit) => {
+            if let Some(generation) = commit.lease {
+                fences::check(tx.store, session, LeaseId { ino: commit.ino, generation })?;
+            }
+            commit::commit(tx, commit)
+        }
         Mutation::Fallocate { ino, mode, offset, length, kill_suidgid } => {
             fallocate::fallocate(tx, *ino, *mode, *offset, *length, *kill_suidgid)
         }

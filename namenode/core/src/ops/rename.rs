@@ -5,7 +5,7 @@ use super::rmdir::check_empty;
 use crate::error::{OpError, StateError};
 use crate::records::{Content, Inode, NameEntry};
 use crate::store::Store;
-use crate::tx::{self, Tx, dir_mut};
+use crate::tx::{self, Tx};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{FileKind, MutationReply, Name, RenameMode};
@@ -28,6 +28,13 @@ struct Dirs {
 impl Dirs {
     fn to(&mut self) -> &mut Inode {
         self.to.as_mut().unwrap_or(&mut self.from)
+    }
+
+    /// What was moved from the first into the second, if they differ, has the second as its parent.
+    fn reparent(&mut self, moved: &mut Inode, to: Ino) {
+        if let Some(entered) = &mut self.to {
+            reparent(moved, &mut self.from, entered, to);
+        }
     }
 
     fn save(mut self, tx: &mut Tx<'_>, ends: &Ends<'_>) {
@@ -101,7 +108,7 @@ fn move_entry(
     let mut moved = tx::linked(tx.store, source.ino)?;
     tx.remove_entry(ends.from, &mut dirs.from, ends.from_name, source.cookie);
     tx.insert_entry(ends.to, dirs.to(), ends.to_name, source.ino, source.kind);
-    reparent(&mut moved, &mut dirs, ends.to);
+    dirs.reparent(&mut moved, ends.to);
     dirs.save(tx, ends);
     moved.ctime = tx.now;
     tx.save(source.ino, &mut moved);
@@ -129,7 +136,7 @@ fn replace(
     if target.kind == FileKind::Dir {
         dirs.to().nlink -= 1;
     }
-    reparent(&mut moved, &mut dirs, ends.to);
+    dirs.reparent(&mut moved, ends.to);
     dirs.save(tx, ends);
     moved.ctime = tx.now;
     tx.save(source.ino, &mut moved);
@@ -150,17 +157,9 @@ fn exchange(
 
     tx.set_entry(ends.from, ends.from_name, NameEntry { cookie: source.cookie, ..target });
     tx.set_entry(ends.to, ends.to_name, NameEntry { cookie: target.cookie, ..source });
+    dirs.reparent(&mut moved, ends.to);
     if let Some(to) = &mut dirs.to {
-        if let Content::Dir(dir) = &mut moved.content {
-            dir.parent = ends.to;
-            dirs.from.nlink -= 1;
-            to.nlink += 1;
-        }
-        if let Content::Dir(dir) = &mut other.content {
-            dir.parent = ends.from;
-            to.nlink -= 1;
-            dirs.from.nlink += 1;
-        }
+        reparent(&mut other, to, &mut dirs.from, ends.from);
     }
     dirs.save(tx, ends);
     moved.ctime = tx.now;
@@ -170,12 +169,12 @@ fn exchange(
     Ok(MutationReply::Renamed { moved: moved.attr(source.ino), other: Some(other.attr(target.ino)) })
 }
 
-/// A directory that moved has another `..`.
-fn reparent(moved: &mut Inode, dirs: &mut Dirs, to: Ino) {
-    if let (Content::Dir(_), Some(to_dir)) = (&moved.content, &mut dirs.to) {
-        dirs.from.nlink -= 1;
-        to_dir.nlink += 1;
-        dir_mut(moved).parent = to;
+/// A directory that moves from one directory into another has another `..`.
+fn reparent(moved: &mut Inode, left: &mut Inode, entered: &mut Inode, to: Ino) {
+    if let Content::Dir(dir) = &mut moved.content {
+        dir.parent = to;
+        left.nlink -= 1;
+        entered.nlink += 1;
     }
 }
 

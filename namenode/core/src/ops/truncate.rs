@@ -3,86 +3,95 @@
 //! Freeing many windows takes long, and nothing else happens meanwhile. So a large truncation leaves the old windows to
 //! an orphan, which is reaped in steps as any other, and goes on under a new number with the few windows that stay.
 
-use super::windows::{self, Change};
+use super::OpResult;
+use super::windows::{self, AT_ONCE, Erasure, Loaded};
 use crate::command::Effect;
-use crate::error::StateError;
-use crate::records::{Content, FileContent, Inode, WindowRecord};
+use crate::error::{OpError, StateError};
+use crate::records::{Content, FileContent, Inode};
 use crate::store::Store;
-use crate::tables::{InodeKey, OrphanKey, OwnerKey, WindowKey};
+use crate::tables::{ErasedKey, InodeKey, OrphanKey, OwnerKey, WindowKey};
 use crate::tx::{Tx, file_mut, file_ref};
 use quarry_common::ids::{Ino, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::slices;
-use std::collections::BTreeMap;
-
-/// Windows that are freed, or moved, at once (1 GiB of file): some milliseconds of work.
-const AT_ONCE: usize = 512;
 
 /// What a truncation does to the windows.
 pub(crate) enum Cut {
     /// Changes them where they are.
-    InPlace(Vec<Change>),
+    InPlace(Erasure),
     /// Leaves all but these behind, the last of them cut.
-    LeaveBehind { kept: Vec<(WindowIndex, WindowRecord)>, size: u64 },
+    LeaveBehind { kept: Vec<Loaded>, size: u64 },
 }
 
 impl Cut {
     /// The file does not become shorter.
     pub(crate) fn nothing() -> Self {
-        Self::InPlace(Vec::new())
+        Self::InPlace(Erasure::nothing())
     }
 }
 
 /// Finds out what cutting a file at `size` means.
-pub(crate) fn plan(store: &Store, file: &FileContent, size: u64) -> Result<Cut, StateError> {
+///
+/// # Errors
+/// `Busy` while the file has as much to be freed from an earlier time.
+pub(crate) fn plan(store: &Store, file: &FileContent, size: u64) -> OpResult<Cut> {
     let border = WindowIndex(size.div_ceil(CHUNK_SIZE));
-    if windows::range(store, file.data, border, windows::END, AT_ONCE + 1)?.len() > AT_ONCE {
-        let kept = windows::range(store, file.data, WindowIndex(0), border, AT_ONCE + 1)?;
+    if windows::range(store, file, border, windows::END, AT_ONCE + 1)?.len() > AT_ONCE {
+        let kept = windows::range(store, file, WindowIndex(0), border, AT_ONCE + 1)?;
         if kept.len() <= AT_ONCE {
             return Ok(Cut::LeaveBehind { kept, size });
         }
     }
-    Ok(Cut::InPlace(cut(store, file.data, size)?))
+    Ok(Cut::InPlace(cut(store, file, size)?))
 }
 
 /// Carries it out. The caller sets the size, and saves the inode.
 pub(crate) fn apply(tx: &mut Tx<'_>, ino: Ino, inode: &mut Inode, cut_: Cut) -> Result<(), StateError> {
-    let changes = match cut_ {
-        Cut::InPlace(changes) => changes,
+    let erasure = match cut_ {
+        Cut::InPlace(erasure) => erasure,
         Cut::LeaveBehind { kept, size } => {
             leave_behind(tx, ino, inode, &kept);
-            cut(tx.store, file_ref(inode).data, size)?
+            match cut(tx.store, file_ref(inode), size) {
+                Ok(erasure) => erasure,
+                Err(OpError::State(error)) => return Err(error),
+                Err(other) => unreachable!("few windows are left, which are cut at once: {other:?}"),
+            }
         }
     };
-    windows::apply(tx, inode, &changes, &BTreeMap::new())
+    windows::apply_erasure(tx, ino, inode, erasure)
 }
 
-fn cut(store: &Store, data: Ino, size: u64) -> Result<Vec<Change>, StateError> {
-    windows::erase(store, data, size..windows::END.0 * CHUNK_SIZE)
+fn cut(store: &Store, file: &FileContent, size: u64) -> OpResult<Erasure> {
+    windows::plan_erasure(store, file, size..windows::END.0 * CHUNK_SIZE)
 }
 
 /// Makes an orphan that has the windows, and gives the file a new number with the windows that it keeps.
-fn leave_behind(tx: &mut Tx<'_>, owner: Ino, inode: &mut Inode, kept: &[(WindowIndex, WindowRecord)]) {
+fn leave_behind(tx: &mut Tx<'_>, owner: Ino, inode: &mut Inode, kept: &[Loaded]) {
     let ino = tx.store.meta.next_ino;
     tx.store.meta.next_ino = Ino(ino.0 + 1);
     let old = *file_ref(inode);
     let mut moved_bytes = 0;
-    for (index, window) in kept {
+    // Erased windows are left behind as well.
+    for Loaded { index, record, .. } in kept.iter().filter(|window| !window.record.slices.is_empty()) {
         tx.store.delete(&WindowKey { data: old.data, index: *index });
-        tx.store.put(&WindowKey { data: ino, index: *index }, window);
-        moved_bytes += slices::visible(&window.slices).iter().map(|s| u64::from(s.length)).sum::<u64>();
+        tx.store.put(&WindowKey { data: ino, index: *index }, record);
+        moved_bytes += slices::visible(&record.slices).iter().map(|s| u64::from(s.length)).sum::<u64>();
+    }
+    if old.erased.is_some() {
+        tx.store.delete(&ErasedKey(owner));
     }
     let orphan = Inode {
         nlink: 0,
         xattr_list_bytes: 0,
         access_acl: false,
         default_acl: false,
-        content: Content::File(FileContent { allocated: old.allocated - moved_bytes, ..old }),
+        content: Content::File(FileContent { allocated: old.allocated - moved_bytes, erased: None, ..old }),
         ..inode.clone()
     };
     let file = file_mut(inode);
     file.data = ino;
     file.allocated = moved_bytes;
+    file.erased = None;
     tx.store.put(&InodeKey(ino), &orphan);
     tx.store.put(&OwnerKey(old.data), &ino);
     tx.store.put(&OwnerKey(ino), &owner);
@@ -157,12 +166,35 @@ mod tests {
     }
 
     #[test]
-    fn where_much_stays_it_is_cut_in_place() {
+    fn where_much_stays_and_much_goes_it_is_freed_in_steps() {
+        let mut bench = Bench::new();
+        let windows = 2 * AT_ONCE as u64 + 4;
+        let file = large_file(&mut bench, windows as usize);
+        let size = (AT_ONCE as u64 + 1) * CHUNK_SIZE + 1;
+        assert_eq!(truncate(&mut bench, file, size).0, size);
+        assert_eq!(bench.state.orphans(Ino(0), 9).expect("sound"), []);
+        assert_eq!(bench.state.erased(Ino(0), 9).expect("sound"), [file]);
+        // Made longer again it shows zeros, and what was cut once more goes with it.
+        truncate(&mut bench, file, windows * CHUNK_SIZE);
+        assert_eq!(bench.windows(file).len(), 128);
+        assert_eq!(truncate(&mut bench, file, CHUNK_SIZE), (CHUNK_SIZE, CHUNK_SIZE));
+        assert_eq!(violations(&bench.state).expect("readable"), Vec::<String>::new());
+        let inos = [bench.state.orphans(Ino(0), 9), bench.state.erased(Ino(0), 9)];
+        let inos: Vec<_> = inos.into_iter().flat_map(|found| found.expect("sound")).collect();
+        while bench.apply(Body::Reap { inos: inos.clone() }) != (Outcome::Reaped { left: vec![] }) {}
+        assert_eq!(bench.state.usage().chunks, 1);
+        bench.check();
+    }
+
+    #[test]
+    fn an_unlinked_file_is_freed_with_what_was_erased() {
         let mut bench = Bench::new();
         let file = large_file(&mut bench, 2 * AT_ONCE + 4);
-        let size = (AT_ONCE as u64 + 1) * CHUNK_SIZE + 1;
-        assert_eq!(truncate(&mut bench, file, size), (size, size));
-        assert_eq!(bench.state.orphans(Ino(0), 9).expect("sound"), []);
+        truncate(&mut bench, file, (AT_ONCE as u64 + 1) * CHUNK_SIZE);
+        bench.unlink(Ino::ROOT, "f").expect("unlinked");
+        while bench.apply(Body::Reap { inos: vec![file] }) != (Outcome::Reaped { left: vec![] }) {}
+        assert_eq!(bench.state.usage().chunks, 0);
+        assert_eq!(bench.state.erased(Ino(0), 9).expect("sound"), []);
         bench.check();
     }
 }

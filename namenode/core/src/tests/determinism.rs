@@ -1,7 +1,7 @@
 //! The same commands give the same bytes, wherever checkpoints fall, and an error changes nothing.
 
 use crate::base::MemoryBase;
-use crate::command::{Body, Command, Outcome};
+use crate::command::{Body, Command, LogicalTime, Outcome};
 use crate::state::State;
 use crate::testing::{CALLER, PG, group_change, register};
 use proptest::prelude::*;
@@ -110,7 +110,7 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         20 => mutate,
         1 => Just(Body::OpenSession { owner: "c".to_owned(), info: ClientInfo::default() }),
-        1 => (1u64..3).prop_map(|s| Body::EndSession { session: SessionId(s) }),
+        1 => (1u64..3).prop_map(|s| Body::EndSession { session: SessionId(s), expired: false }),
         1 => prop::collection::vec(ino(), 1..5).prop_map(|inos| Body::Reap { inos }),
         1 => (1u32..4, 0u128..2).prop_map(|(node, store)| register(node, store)),
         1 => (1u64..3).prop_map(|e| Body::ChangeGroups(vec![group_change(e, &[(1, MemberState::Serving)])])),
@@ -141,7 +141,7 @@ fn number(bodies: Vec<Body>) -> Vec<Command> {
             *last += *sequence;
             *sequence = *last;
         }
-        commands.push(Command { now: Timestamp(i as i128 * 10), body });
+        commands.push(Command { now: Timestamp(i as i128 * 10), clock: LogicalTime(i as u64), body });
     }
     commands
 }
@@ -211,7 +211,7 @@ proptest! {
 
     #[test]
     fn commands_survive_their_encoding(body in body()) {
-        let command = Command { now: Timestamp(5), body };
+        let command = Command { now: Timestamp(5), clock: LogicalTime(5), body };
         let bytes = postcard::to_stdvec(&command).expect("encodes");
         prop_assert_eq!(postcard::from_bytes::<Command>(&bytes), Ok(command));
     }

@@ -1,7 +1,7 @@
 //! The network's side: who may speak which protocol, and the way from a connection to the owner.
 
 use crate::authority;
-use crate::handle::{Handle, Introduction};
+use crate::events::{Handle, Introduction};
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::session::{Request, Response};
