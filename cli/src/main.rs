@@ -70,6 +70,9 @@ enum Command {
     Locate(commands::locate::Locate),
     /// Show what changes below a directory as it happens, whichever mount does it.
     Watch(commands::watch::Watch),
+    /// Back up, restore and export what the NameNode keeps.
+    #[command(subcommand)]
+    Meta(commands::meta::Meta),
     /// Check that everything fits together, while the cluster works on.
     Fsck(commands::fsck::Fsck),
     /// Check whether this host is fit for Quarry, and say what to do where it is not.
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Command::Status(c) => c.run(),
         Command::Locate(c) => done(c.run()),
         Command::Watch(c) => done(c.run()),
+        Command::Meta(c) => done(c.run()),
         Command::Fsck(c) => c.run(),
         Command::Doctor(c) => c.run(),
         Command::Completions(c) => done(c.run(Cli::command())),

@@ -52,6 +52,29 @@ id! {
     WindowIndex(u64)
 }
 
+/// The identity of a file system: made when its NameNode's folder is formatted, and never again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NamespaceId(pub u128);
+
+impl fmt::Display for NamespaceId {
+    /// As a UUID is written: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = format!("{:032x}", self.0);
+        let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &digits[group]);
+        f.write_str(&groups.join("-"))
+    }
+}
+
+impl std::str::FromStr for NamespaceId {
+    type Err = std::num::ParseIntError;
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        u128::from_str_radix(&s.replace('-', ""), 16).map(Self)
+    }
+}
+
 impl Ino {
     /// The root directory.
     pub const ROOT: Self = Self(1);
@@ -108,6 +131,13 @@ impl std::str::FromStr for ChunkId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_reads_what_it_writes() {
+        let id = NamespaceId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(id.to_string(), "01234567-89ab-cdef-0123-456789abcdef");
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
 
     #[test]
     fn chunk_ids_split_into_group_and_sequence() {

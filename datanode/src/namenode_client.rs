@@ -1,11 +1,13 @@
 //! The conversation with the NameNode: registration, heartbeats, reports of bad chunks.
 
-use crate::store::Store;
+use crate::blocking::Blocking;
+use crate::store::{Store, Strange};
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::COMMIT_SLICES_MAX;
 use quarry_common::wire::cluster::{
-    HEARTBEAT_GROUPS_MAX, Heartbeat, NodeReply, NodeRequest, NodeState, Placement, RegisterNode,
+    HEARTBEAT_GROUPS_MAX, Heartbeat, NamespaceStamp, NodeReply, NodeRequest, NodeState, Placement,
+    RegisterNode,
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
@@ -35,6 +37,9 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const TROUBLE_MAX: usize = 240;
 /// How often we ask which groups we belong to, so that an empty one is reported as well.
 const PLACEMENT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often we ask how far the file system is: an old copy of the NameNode's folder that is older than this shows by its
+/// position, a younger one only by the chunks that were written since.
+const NAMESPACE_INTERVAL: Duration = Duration::from_secs(10);
 /// What the NameNode says about other nodes is believed for this long.
 const SILENT_HOLD: Duration = Duration::from_millis(500);
 /// Chunks in one report or question. The NameNode answers no more at once.
@@ -73,6 +78,8 @@ enum Failed {
     Rpc(#[from] RpcError),
     #[error("it refuses: {0}")]
     Refused(#[from] ServiceError),
+    #[error(transparent)]
+    Strange(#[from] Strange),
     #[error("it does not answer")]
     Late,
     #[error("it answered something else than was asked")]
@@ -140,18 +147,22 @@ impl NameNodeClient {
         &self,
         introduction: &Introduction,
         transport: &dyn Transport,
-        store: &Store,
+        store: &Arc<Store>,
+        blocking: &Blocking,
     ) -> Infallible {
         let mut pause = PAUSE_FIRST;
         let mut address = introduction.namenode.clone();
         let mut said = String::new();
         loop {
-            let failed = match self.begin(introduction, transport, &address).await {
-                Ok((client, interval)) => {
+            let failed = match self.begin(introduction, transport, &address, store).await {
+                Ok((client, interval, stamp)) => {
                     tracing::info!(%address, "registered with the NameNode");
                     (pause, said) = (PAUSE_FIRST, String::new());
                     self.set_client(Some(client.clone()));
-                    let failed = self.talk(&client, interval, introduction.register.node, store).await;
+                    let failed = tokio::select! {
+                        failed = self.talk(&client, interval, introduction.register.node, store) => failed,
+                        failed = keep_namespace(&client, stamp, store, blocking) => failed,
+                    };
                     self.set_client(None);
                     failed
                 }
@@ -178,20 +189,23 @@ impl NameNodeClient {
         introduction: &Introduction,
         transport: &dyn Transport,
         address: &str,
-    ) -> Result<(Arc<RpcClient<NodeProtocol>>, Duration), Failed> {
+        store: &Store,
+    ) -> Result<(Arc<RpcClient<NodeProtocol>>, Duration, NamespaceStamp), Failed> {
         let expect = Expect { role: Role::NameNode, id: None };
         let connection = timeout(CONNECT_TIMEOUT, transport.connect(address, &expect))
             .await
             .map_err(|_| Failed::Late)??;
         let client = RpcClient::<NodeProtocol>::start(connection, Arc::new(Nothing)).await?;
-        let register = NodeRequest::Register(introduction.register.clone());
-        let NodeReply::Registered { heartbeat_interval_ms, .. } =
+        let register =
+            NodeRequest::Register { node: introduction.register.clone(), holdings: store.holdings() };
+        let NodeReply::Registered { heartbeat_interval_ms, stamp, .. } =
             client.call(register, CALL_TIMEOUT).await??
         else {
             return Err(Failed::Unfit);
         };
+        store.check_namespace(&stamp)?;
         let asked = Duration::from_millis(heartbeat_interval_ms);
-        Ok((client, introduction.heartbeat_interval.min(asked).max(HEARTBEAT_MIN)))
+        Ok((client, introduction.heartbeat_interval.min(asked).max(HEARTBEAT_MIN), stamp))
     }
 
     async fn talk(
@@ -279,6 +293,26 @@ async fn learn_groups(client: &RpcClient<NodeProtocol>, node: NodeId, store: &St
             Err(error) => return error.into(),
         }
         sleep(PLACEMENT_INTERVAL).await;
+    }
+}
+
+/// Keeps on disk how far the file system is, first as the registration said.
+async fn keep_namespace(
+    client: &RpcClient<NodeProtocol>,
+    mut stamp: NamespaceStamp,
+    store: &Arc<Store>,
+    blocking: &Blocking,
+) -> Failed {
+    loop {
+        let keeper = store.clone();
+        blocking.run(move || keeper.keep_namespace(stamp)).await;
+        sleep(NAMESPACE_INTERVAL).await;
+        stamp = match client.call(NodeRequest::Namespace, CALL_TIMEOUT).await {
+            Ok(Ok(NodeReply::Namespace(stamp))) => stamp,
+            Ok(Ok(_)) => return Failed::Unfit,
+            Ok(Err(refused)) => return refused.into(),
+            Err(error) => return error.into(),
+        };
     }
 }
 

@@ -79,8 +79,9 @@ pub(crate) async fn run_on(
     let mut tasks = JoinSet::new();
     {
         let store = store.clone();
+        let blocking = blocking.clone();
         task::spawn_in(&mut tasks, async move {
-            namenode.converse(&introduction, transport.as_ref(), &store).await
+            namenode.converse(&introduction, transport.as_ref(), &store, &blocking).await
         });
     }
     task::spawn_in(&mut tasks, background::sync(store.clone(), blocking.clone()));

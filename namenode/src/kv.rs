@@ -50,6 +50,13 @@ fn store(error: impl std::fmt::Display) -> KvError {
     KvError::Store(error.to_string())
 }
 
+fn lock(disk: &dyn Disk, path: &Path) -> Result<Box<dyn Send + Sync>, KvError> {
+    disk.lock(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => KvError::InUse,
+        _ => store(error),
+    })
+}
+
 /// The durable part of the state.
 pub(crate) struct RedbBase {
     database: Database,
@@ -95,27 +102,41 @@ struct View {
 }
 
 impl RedbBase {
-    /// Opens the database, or makes a new one. Locks it against other processes.
+    /// Makes a new, empty database. Locks it against other processes.
     ///
     /// # Errors
-    /// When the file cannot be read, is in use, or is not a database of a NameNode of this or an older version.
-    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, KvError> {
-        // On a real disk the lock makes the file, if it is missing.
-        let lock = disk.lock(path).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => KvError::InUse,
-            _ => store(error),
-        })?;
+    /// When the file is there already, or cannot be written.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, KvError> {
+        if disk.open(path).is_ok() {
+            return Err(KvError::Store(format!("{} is there already", path.display())));
+        }
+        let lock = lock(disk, path)?;
+        // On a real disk the lock makes the file.
         let file = match disk.open_writable(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(path),
             other => other,
         };
-        let backend = Backend(file.map_err(store)?);
-        let is_new = backend.0.length().map_err(store)? == 0;
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
-        let database = database.map_err(store)?;
-        if is_new {
-            disk.sync_dir(crashsafe::parent(path)).map_err(store)?;
+        let base = Self::over(file.map_err(store)?, lock)?;
+        disk.sync_dir(crashsafe::parent(path)).map_err(store)?;
+        Ok(base)
+    }
+
+    /// Opens the database. Locks it against other processes.
+    ///
+    /// # Errors
+    /// When the file is missing, cannot be read, is in use, or is not a database of a NameNode of this or an older version.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, KvError> {
+        let file = disk.open_writable(path).map_err(store)?;
+        if file.length().map_err(store)? == 0 {
+            return Err(KvError::Foreign);
         }
+        let lock = lock(disk, path)?;
+        Self::over(file, lock)
+    }
+
+    fn over(file: Arc<dyn DiskFile>, lock: Box<dyn Send + Sync>) -> Result<Self, KvError> {
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Backend(file));
+        let database = database.map_err(store)?;
         check_format(&database)?;
         let view = RwLock::new(Arc::new(View::open(&database)?));
         Ok(Self { database, view, _lock: lock })
@@ -269,6 +290,10 @@ mod tests {
         RedbBase::open(&RealDisk, path)
     }
 
+    fn create(path: &Path) -> RedbBase {
+        RedbBase::create(&RealDisk, path).unwrap()
+    }
+
     fn overlay(changes: &[(&str, Option<&str>)]) -> Overlay {
         changes.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.map(|v| v.as_bytes().to_vec()))).collect()
     }
@@ -277,7 +302,8 @@ mod tests {
     fn checkpoints_survive_and_snapshots_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let base = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(KvError::Store(_))), "it is made by `create` only");
+        let base = create(&path);
         assert!(matches!(open(&path), Err(KvError::InUse)));
         assert_eq!(base.get(b"a").unwrap(), None);
         base.checkpoint(&overlay(&[("a", Some("1")), ("b", Some("2")), ("c", Some(""))])).unwrap();
@@ -297,7 +323,7 @@ mod tests {
     fn a_damaged_record_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let base = open(&path).unwrap();
+        let base = create(&path);
         base.checkpoint(&overlay(&[("key", Some("a value that is easy to find"))])).unwrap();
         drop(base);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -320,7 +346,7 @@ mod tests {
     fn other_and_newer_databases_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let newer = dir.path().join("newer");
-        drop(open(&newer).unwrap());
+        drop(create(&newer));
         let database = Database::create(&newer).unwrap();
         let transaction = database.begin_write().unwrap();
         transaction.open_table(ABOUT).unwrap().insert(FORMAT_KEY, FORMAT + 1).unwrap();
@@ -354,7 +380,7 @@ mod tests {
         #[test]
         fn it_agrees_with_a_base_in_memory(rounds in changes(), from in prop::collection::vec(0..4u8, 0..3)) {
             let dir = tempfile::tempdir().unwrap();
-            let base = open(&dir.path().join("state.redb")).unwrap();
+            let base = create(&dir.path().join("state.redb"));
             let mut memory = MemoryBase::default();
             for changes in rounds {
                 let overlay: Overlay = changes.into_iter().collect();

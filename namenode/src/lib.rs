@@ -17,11 +17,13 @@
 //! - `workers` do what takes long, and come back to the owner with questions and commands.
 
 mod authority;
+pub mod backup;
 mod board;
 mod config;
 mod connections;
 mod entry;
 mod events;
+mod format;
 mod home;
 mod kv;
 mod owner;
@@ -29,4 +31,6 @@ mod run;
 mod workers;
 
 pub use config::NameNodeConfig;
+pub use format::{format, load, restore};
+pub use home::is_formatted;
 pub use run::run;

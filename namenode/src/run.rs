@@ -6,7 +6,7 @@ use crate::events::{Event, Handle};
 use crate::home::Home;
 use crate::kv::RedbBase;
 use crate::owner::{COMMITTED_MAX, Fatal, Inputs, Owner, Surroundings};
-use crate::workers::{self, Checkpointer, FsckDesk, Tools};
+use crate::workers::{self, Checkpointer, Desks, Tools};
 use crate::{connections, workers::save};
 use anyhow::{Context, anyhow, bail};
 use quarry_datanode_client::DataNodeClient;
@@ -56,7 +56,7 @@ struct Running {
     base: Arc<RedbBase>,
     log: Arc<Log>,
     board: Arc<Board>,
-    fsck: Arc<FsckDesk>,
+    desks: Desks,
     delivered: watch::Receiver<u64>,
     stop: CancellationToken,
     owner_thread: Thread<Result<Owner, Fatal>>,
@@ -73,18 +73,19 @@ async fn start(config: &Arc<NameNodeConfig>, home: &Home, address: SocketAddr) -
     let log = Arc::new(log);
     let (owner, events) = Handle::new();
     let (delivered_tx, delivered) = watch::channel(state.applied());
-    let (board, fsck) = (Arc::new(Board::default()), Arc::new(FsckDesk::default()));
+    let (board, desks) = (Arc::new(Board::default()), Desks::default());
     let around = Surroundings {
         config: config.clone(),
         log: log.clone(),
         address,
         board: board.clone(),
-        fsck: fsck.clone(),
+        fsck: desks.fsck.clone(),
+        snapshots: desks.snapshots.clone(),
         delivered: delivered_tx,
     };
     let stop = CancellationToken::new();
     let owner_thread = spawn_owner(around, state, events, committed, stop.clone())?;
-    Ok(Running { owner, base, log, board, fsck, delivered, stop, owner_thread })
+    Ok(Running { owner, base, log, board, desks, delivered, stop, owner_thread })
 }
 
 fn open_state(path: &std::path::Path) -> anyhow::Result<(Arc<RedbBase>, State)> {
@@ -132,7 +133,7 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     }
     let stop = running.stop.child_token();
-    let workers = workers::start(&tools, running.fsck.clone(), &stop);
+    let workers = workers::start(&tools, running.desks.clone(), &stop);
     let accepting = task::spawn(connections::accept(listener.clone(), running.owner.clone()));
     tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
     // Whoever started us may not care.
@@ -152,7 +153,7 @@ async fn serve(
     result
 }
 
-/// Waits until the log is applied as far as it goes, makes a new cluster if it is one, and checks that it is ours.
+/// Waits until the log is applied as far as it goes, and checks that the file system is our cluster's.
 async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<()> {
     let recovered = running.log.recovered();
     let mut delivered = running.delivered.clone();
@@ -162,15 +163,7 @@ async fn catch_up(config: &NameNodeConfig, running: &Running) -> anyhow::Result<
     }
     tracing::info!(upto = recovered, ms = clock::since(begun).as_millis() as u64, "log applied");
     let cluster = running.owner.ask(|owner| Ok(owner.cluster())).await?;
-    if cluster.is_empty() {
-        let body =
-            Body::Format { cluster: config.cluster.clone(), default_replication: config.default_replication };
-        match running.owner.propose(body).await? {
-            Ok(Outcome::Done) => tracing::info!(cluster = %config.cluster, "made a new file system"),
-            Ok(other) => bail!("cannot make a new file system: {other:?}"),
-            Err(refused) => bail!("cannot make a new file system: {refused}"),
-        }
-    } else if cluster != config.cluster {
+    if cluster != config.cluster {
         bail!("{} belongs to cluster `{cluster}`, not `{}`", config.dir.display(), config.cluster);
     }
     let run = match running.owner.propose(Body::BeginRun).await? {

@@ -121,6 +121,7 @@ impl Cluster {
             format!("namenode = \"{address}\"\ncerts = \"certs/client-test\"\n"),
         )
         .expect("write a configuration");
+        quarry_ok(&["namenode", "format", "--config", &show(&path.join("namenode.toml"))]);
         cluster.start_namenode();
         for number in 1..=options.datanodes {
             cluster.add_datanode(number, &options);

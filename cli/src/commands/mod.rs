@@ -3,10 +3,12 @@
 pub(crate) mod cert;
 pub(crate) mod datanode;
 pub(crate) mod doctor;
+mod export;
 pub(crate) mod fsck;
 pub(crate) mod gateway;
 pub(crate) mod init;
 pub(crate) mod locate;
+pub(crate) mod meta;
 pub(crate) mod mount;
 pub(crate) mod namenode;
 pub(crate) mod shell;

@@ -2,19 +2,40 @@
 
 use super::{block_on, transport};
 use crate::options::{certs_in, prefer, read_file, required};
+use crate::output::say;
 use crate::supervise::{keep_credentials, until_signal, when_ready};
-use clap::Args;
+use clap::{Args, Subcommand};
 use quarry_common::wire::cluster::Replication;
 use quarry_host::private;
 use quarry_namenode::NameNodeConfig;
+use quarry_net::identity::CertPaths;
 use quarry_net::transport::Transport;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Run the NameNode. It stops cleanly on SIGTERM or Ctrl-C.
+/// Run the NameNode. It stops cleanly on SIGTERM or Ctrl-C. Its directory must hold a file system: `quarry namenode format`
+/// makes a new one.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Namenode {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    home: Home,
+}
+
+/// What there is to do besides running it.
+#[derive(Subcommand)]
+enum Action {
+    /// Make a new, empty file system in the NameNode's directory, which must hold none.
+    Format(Home),
+}
+
+/// The configuration of a NameNode.
+#[derive(Args)]
+pub(crate) struct Home {
     /// A TOML file with the settings below, with _ for -. Relative paths in it start at the file's directory.
     #[arg(long, short, env = "QUARRY_NAMENODE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -61,6 +82,31 @@ fn replication<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Replicat
 
 impl Namenode {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        if let Some(Action::Format(home)) = self.action {
+            let config = home.load()?.config;
+            let namespace = quarry_namenode::format(&config)?;
+            say(format_args!("made the file system {namespace} in {}", config.dir.display()));
+            return Ok(());
+        }
+        let Loaded { config, transport, certs } = self.home.load()?;
+        block_on(async {
+            let (shutdown, ready) = (until_signal()?, when_ready("namenode"));
+            keep_credentials(transport.clone(), certs)?;
+            quarry_namenode::run(config, transport, shutdown, ready).await
+        })
+    }
+}
+
+/// What a NameNode's configuration leads to.
+pub(crate) struct Loaded {
+    pub(crate) config: NameNodeConfig,
+    transport: Arc<dyn Transport>,
+    certs: CertPaths,
+}
+
+impl Home {
+    /// The configuration, and its certificate.
+    pub(crate) fn load(self) -> anyhow::Result<Loaded> {
         let (file, base): (Settings, _) = read_file(self.config.as_deref())?;
         let file =
             Settings { dir: file.dir.map(|d| base.join(d)), certs: file.certs.map(|d| base.join(d)), ..file };
@@ -76,10 +122,6 @@ impl Namenode {
             config.orphan_age = std::time::Duration::from_secs(seconds);
         }
         private::open_folder(&config.dir)?;
-        block_on(async {
-            let (shutdown, ready) = (until_signal()?, when_ready("namenode"));
-            keep_credentials(transport.clone(), certs)?;
-            quarry_namenode::run(config, transport, shutdown, ready).await
-        })
+        Ok(Loaded { config, transport, certs })
     }
 }

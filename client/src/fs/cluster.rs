@@ -8,7 +8,7 @@ use quarry_common::ids::{ChunkId, Ino, NodeId, WindowIndex};
 use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
-use quarry_common::wire::session::{Reply, Request};
+use quarry_common::wire::session::{MetadataPage, Reply, Request};
 use quarry_host::clock;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -56,6 +56,18 @@ impl FileSystem {
     pub async fn cluster_status(&self) -> Result<ClusterStatus, FsError> {
         match self.0.session.ask(Request::ClusterStatus).await? {
             Reply::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A page of all metadata as they were at one moment: the records after the key `after` of a snapshot. Snapshot 0 makes
+    /// a new one; the page says its number, which is good until the last page, or a minute without a request.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn metadata_page(&self, snapshot: u64, after: Vec<u8>) -> Result<MetadataPage, FsError> {
+        match self.0.session.ask(Request::Metadata { snapshot, after: after.into() }).await? {
+            Reply::Metadata(page) => Ok(page),
             other => Err(unexpected(&other)),
         }
     }

@@ -1,6 +1,6 @@
 //! Nodes, placement groups and their health.
 
-use crate::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId};
+use crate::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -133,11 +133,48 @@ pub struct RegisterNode {
     pub store_id: u128,
 }
 
+/// Which file system, and how far it is. DataNodes keep the last one that the NameNode told them, so that they know an old copy
+/// of the NameNode's folder, and another file system, when they meet it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceStamp {
+    /// The file system.
+    pub namespace: NamespaceId,
+    /// Milliseconds of Unix time at which it was formatted or last restored from a backup: grows with each restoration.
+    pub generation: u64,
+    /// The last entry of the NameNode's log that was applied; counted anew in each generation.
+    pub position: u64,
+}
+
+impl NamespaceStamp {
+    /// Whether a NameNode at `other` lacks something that a NameNode at `self` had: the same file system, at an earlier
+    /// time.
+    pub fn is_ahead_of(&self, other: &Self) -> bool {
+        self.namespace == other.namespace
+            && (self.generation, self.position) > (other.generation, other.position)
+    }
+}
+
+/// What a DataNode holds, for a NameNode that may be another than the one that it served before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// The last stamp that it was told; `None` before its first registration.
+    pub stamp: Option<NamespaceStamp>,
+    /// Of each group of which it has chunks, the smallest sequence number above all of them.
+    pub next: Vec<(PgId, u64)>,
+}
+
 /// Requests of a DataNode to the NameNode, on one long stream of the control connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeRequest {
-    /// Answer: [`NodeReply::Registered`].
-    Register(RegisterNode),
+    /// Answer: [`NodeReply::Registered`], or a refusal by a NameNode of another file system.
+    Register {
+        /// Who registers.
+        node: RegisterNode,
+        /// What it holds.
+        holdings: Holdings,
+    },
+    /// How far the file system is. Answer: [`NodeReply::Namespace`].
+    Namespace,
     /// Replicas found rotten or missing. Answer: [`NodeReply::Done`].
     ReportBad(Vec<ChunkId>),
     /// Answer: [`NodeReply::Placement`].
@@ -151,7 +188,8 @@ pub enum NodeRequest {
 #[allow(missing_docs)]
 pub enum NodeReply {
     Done,
-    Registered { cluster: String, heartbeat_interval_ms: u64 },
+    Registered { cluster: String, heartbeat_interval_ms: u64, stamp: NamespaceStamp },
+    Namespace(NamespaceStamp),
     Placement(Placement),
     Chunks(Vec<super::fs::ChunkInfo>),
 }

@@ -3,8 +3,9 @@
 //! Requests are pipelined. Answers and pushes travel back on the same ordered stream, so a recall can never
 //! overtake the answer that granted the lease. The crate `quarry-net` has the frames (`rpc`).
 
+use super::bytestring::ByteString;
 use super::changes::ChangeEvent;
-use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
+use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, NamespaceStamp, Placement};
 use super::error::ServiceError;
 use super::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use crate::ids::{ChunkId, Ino, LeaseGeneration, NodeId, PgId, SessionId};
@@ -109,6 +110,13 @@ pub enum Request {
     Placement,
     /// Answer: [`Reply::Status`].
     ClusterStatus,
+    /// All metadata as they were at one moment, page by page in the order of their keys. Answer: [`Reply::Metadata`].
+    Metadata {
+        /// A snapshot that an earlier page named; 0 makes a new one.
+        snapshot: u64,
+        /// The last key of the page before; empty for the first page.
+        after: ByteString,
+    },
     /// Starts an online check of metadata against data, or joins the running one. Answer: [`Reply::Fsck`].
     FsckStart(FsckOptions),
     /// How far the check with this number is. Answer: [`Reply::Fsck`].
@@ -143,6 +151,22 @@ pub enum Request {
         /// At most so many events, and at most [`CHANGES_MAX`](super::changes::CHANGES_MAX).
         max: u32,
     },
+}
+
+/// Bytes of keys and values in one [`MetadataPage`], unless a single record has more: half a frame.
+pub const METADATA_PAGE_MAX: usize = crate::limits::FRAME_MAX / 2;
+
+/// Some records of the metadata, as the NameNode's database has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataPage {
+    /// Where to ask for the next page. A snapshot is let go after its last page, or a minute without a request.
+    pub snapshot: u64,
+    /// Which file system, and how far it was.
+    pub stamp: NamespaceStamp,
+    /// Keys and values, in ascending order of the keys.
+    pub records: Vec<(ByteString, ByteString)>,
+    /// There are no more.
+    pub end: bool,
 }
 
 /// The longest that the NameNode lets a waiting `SetLock` wait before it answers `WouldBlock`.
@@ -286,6 +310,7 @@ pub enum Reply {
     Placement(Placement),
     Status(Box<ClusterStatus>),
     Fsck(FsckProgress),
+    Metadata(MetadataPage),
     /// Events in order, none if the wait was over, and the position behind which to go on.
     Changes {
         events: Vec<ChangeEvent>,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! quarry-store.toml            whose it is (`meta.rs`)
+//! quarry-namespace.toml        to which file system the chunks belong (`namespace.rs`)
 //! quarry-run.toml              whether it was closed cleanly
 //! lock                         held by the process that serves it
 //! data_blocks/<pg>/<chunk id>  a chunk (`trailer.rs`); the group in decimal, the id as 16 hexadecimal digits
@@ -12,10 +13,12 @@
 use super::error::OpenError;
 use super::health::{Health, Verdict, judge};
 use super::meta::{self, Owner};
+use super::namespace;
 use super::trailer::{self, Trailer, TrailerError};
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, PgId};
-use quarry_host::crashsafe::TEMPORARY;
+use quarry_common::wire::cluster::NamespaceStamp;
+use quarry_host::crashsafe::{self, TEMPORARY};
 use quarry_host::disk::{Disk, DiskFile};
 use std::collections::HashSet;
 use std::io;
@@ -101,6 +104,20 @@ impl DataDir {
             }
         }
         Ok(())
+    }
+
+    /// The file system to which the chunks belong, as far as this directory knows.
+    ///
+    /// # Errors
+    /// `Refused` when it is damaged.
+    pub(crate) fn namespace(&self) -> Result<Option<NamespaceStamp>, OpenError> {
+        namespace::read(self.disk.as_ref(), &self.path)
+            .map_err(|e| OpenError::Refused { dir: self.path.clone(), why: e.to_string() })
+    }
+
+    /// Writes a small file, so that after a crash the old or the new content is there.
+    pub(crate) fn write_small(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        crashsafe::write_file(self.disk.as_ref(), &self.path.join(name), content)
     }
 
     /// Cleans up after a crash, and gives the chunks that are here with their lengths.

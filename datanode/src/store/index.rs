@@ -96,6 +96,14 @@ impl Index {
         })
     }
 
+    /// Of each group that has chunks, the smallest sequence number above all of them.
+    pub(crate) fn above(&self) -> Vec<(PgId, u64)> {
+        let last = |(pg, group): (&PgId, &Group)| {
+            group.chunks.last_key_value().map(|(id, _)| (*pg, id.sequence() + 1))
+        };
+        self.groups.iter().filter_map(last).collect()
+    }
+
     pub(crate) fn digest(&self, pg: PgId) -> GroupDigest {
         self.groups.get(&pg).map_or(GroupDigest { pg, ..GroupDigest::default() }, |g| g.digest)
     }

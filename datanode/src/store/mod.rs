@@ -8,6 +8,7 @@ mod error;
 mod health;
 mod index;
 mod meta;
+mod namespace;
 mod open;
 mod read;
 mod report;
@@ -18,6 +19,7 @@ mod trailer;
 
 pub(crate) use error::StoreError;
 pub(crate) use meta::Owner;
+pub(crate) use namespace::Strange;
 pub(crate) use open::Options;
 use report::Report;
 pub(crate) use trailer::{Trailer, blocks, length_fits};
@@ -55,6 +57,8 @@ pub(crate) struct Store {
     report: Report,
     scrubbed: AtomicU64,
     rotten: AtomicU64,
+    /// The file system to which the chunks belong, as the NameNode last said.
+    stamp: namespace::Stamp,
 }
 
 impl Store {

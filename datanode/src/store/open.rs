@@ -4,8 +4,10 @@ use super::dir::DataDir;
 use super::error::OpenError;
 use super::index::{Index, Place};
 use super::meta::Owner;
+use super::namespace::Stamp;
 use super::report::Report;
 use super::{Claims, Store};
+use quarry_common::wire::cluster::NamespaceStamp;
 use quarry_host::disk::Disk;
 use quarry_host::thread;
 use std::collections::BTreeSet;
@@ -55,6 +57,7 @@ impl Store {
                 _ => {}
             }
         }
+        let stamp = latest_stamp(&dirs)?;
         let index = recover(&dirs)?;
         if let Some(dir) = dirs.iter().find(|_| dirs.iter().all(|d| d.health.is_failed())) {
             let why = dir.health.trouble(0).unwrap_or_default();
@@ -71,6 +74,7 @@ impl Store {
             report: Report::default(),
             scrubbed: AtomicU64::new(0),
             rotten: AtomicU64::new(0),
+            stamp: Stamp::new(stamp),
         };
         store.refresh();
         Ok(store)
@@ -86,6 +90,23 @@ impl Store {
             }
         }
     }
+}
+
+/// The latest of what the directories say of the file system to which the chunks belong.
+fn latest_stamp(dirs: &[DataDir]) -> Result<Option<NamespaceStamp>, OpenError> {
+    let mut latest: Option<NamespaceStamp> = None;
+    for dir in dirs.iter().filter(|d| !d.health.is_failed()) {
+        let Some(stamp) = dir.namespace()? else { continue };
+        if latest.is_some_and(|other| other.namespace != stamp.namespace) {
+            let why =
+                "its chunks belong to another file system than those of the directories before it".to_owned();
+            return Err(OpenError::Refused { dir: dir.path().to_owned(), why });
+        }
+        if latest.is_none_or(|other| stamp.is_ahead_of(&other)) {
+            latest = Some(stamp);
+        }
+    }
+    Ok(latest)
 }
 
 fn check_names(dirs: &[PathBuf]) -> Result<(), OpenError> {

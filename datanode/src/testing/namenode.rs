@@ -1,7 +1,9 @@
 //! A NameNode that notes what it is told.
 
-use quarry_common::ids::ChunkId;
-use quarry_common::wire::cluster::{Heartbeat, NodeReply, NodeRequest, Placement, RegisterNode};
+use quarry_common::ids::{ChunkId, NamespaceId};
+use quarry_common::wire::cluster::{
+    Heartbeat, NamespaceStamp, NodeReply, NodeRequest, Placement, RegisterNode,
+};
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_net::frame;
 use quarry_net::rpc::{NodeProtocol, Peer, Replier, Service, serve};
@@ -11,6 +13,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// The file system that it is of.
+const STAMP: NamespaceStamp = NamespaceStamp { namespace: NamespaceId(1), generation: 1, position: 1 };
 
 /// What it was told.
 #[derive(Clone, Debug, Default)]
@@ -92,14 +97,15 @@ async fn accept(listener: Box<dyn Listener>, shared: Arc<Shared>) {
 impl Service<NodeProtocol> for Shared {
     fn handle(&self, _peer: &Peer<NodeProtocol>, request: NodeRequest, reply: Replier<NodeProtocol>) {
         reply.send(Ok(match request {
-            NodeRequest::Register(register) => {
+            NodeRequest::Register { node: register, .. } => {
                 self.told.send_modify(|told| told.registered.push(register));
-                NodeReply::Registered { cluster: "test".into(), heartbeat_interval_ms: 50 }
+                NodeReply::Registered { cluster: "test".into(), heartbeat_interval_ms: 50, stamp: STAMP }
             }
             NodeRequest::ReportBad(ids) => {
                 self.told.send_modify(|told| told.bad.extend(ids));
                 NodeReply::Done
             }
+            NodeRequest::Namespace => NodeReply::Namespace(STAMP),
             NodeRequest::Placement => NodeReply::Placement(self.placement.lock().unwrap().clone()),
             NodeRequest::Chunks(ids) => {
                 let known = self.chunks.lock().unwrap();

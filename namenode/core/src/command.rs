@@ -1,6 +1,6 @@
 //! What goes into the state machine through the log, and what comes out.
 
-use quarry_common::ids::{ChunkId, Epoch, Ino, LeaseGeneration, PgId, SessionId};
+use quarry_common::ids::{ChunkId, Epoch, Ino, LeaseGeneration, NamespaceId, PgId, SessionId};
 use quarry_common::wire::cluster::{Member, RegisterNode, Replication};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Timestamp};
@@ -31,6 +31,10 @@ pub enum Body {
     Format {
         /// Cluster name.
         cluster: String,
+        /// The new file system's identity.
+        namespace: NamespaceId,
+        /// Its first generation: milliseconds of Unix time.
+        generation: u64,
         /// Policy where no directory says otherwise.
         default_replication: Replication,
     },
@@ -93,6 +97,10 @@ pub enum Body {
         /// How many.
         count: u32,
     },
+    /// New chunks of these groups get sequence numbers from these on at the earliest: DataNodes hold chunks below them that
+    /// this file system did not hand out. A group that does not exist is noted as well, and its number is not given to a new
+    /// one. Outcome: [`Outcome::Done`].
+    SkipChunks(Vec<(PgId, u64)>),
     /// These entries of the delete queue are gone from all DataNodes. Outcome: [`Outcome::Done`].
     ChunksDeleted {
         /// As [`State::delete_queue`](crate::State::delete_queue) gave them.

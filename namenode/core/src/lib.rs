@@ -21,9 +21,11 @@ pub mod invariants;
 pub mod leases;
 pub mod locks;
 pub mod membership;
+pub mod namespace;
 mod ops;
 pub mod placement;
 mod records;
+mod restore;
 mod state;
 mod store;
 mod tables;
@@ -43,4 +45,5 @@ pub use records::{
     ChunkRecord, Content, Cursor, Dentry, DirContent, Erased, FileContent, Inode, Meta, NodeRecord,
     SessionRecord, Usage, WindowRecord,
 };
+pub use restore::new_generation;
 pub use state::State;

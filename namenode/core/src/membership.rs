@@ -41,6 +41,8 @@ pub struct Cluster<'a> {
     pub nodes: &'a [NodeView],
     /// All groups, by id.
     pub groups: &'a [Group],
+    /// The smallest number that a new group may have.
+    pub next_pg: PgId,
     /// Policies that need groups: the default one, and those that files ask for.
     pub policies: &'a BTreeSet<Replication>,
     /// Members whose sync was completed, with the epoch in which it began.
@@ -230,8 +232,8 @@ impl<'a> Table<'a> {
         }
         let members = wanted.min(candidates);
         let target = (GROUPS_PER_NODE * candidates / members).clamp(1, GROUPS_PER_POLICY_MAX);
-        let last = self.cluster.groups.iter().map(|g| g.id).chain(changes.iter().map(|c| c.pg)).max();
-        let mut next = last.map_or(1, |pg| pg.0 + 1);
+        let last = changes.iter().map(|c| PgId(c.pg.0 + 1)).max();
+        let mut next = last.unwrap_or_default().max(self.cluster.next_pg).0;
         while have < target && changes.len() < DECISIONS_MAX && PgId(next) <= ChunkId::MAX_PG {
             changes.push(self.new_group(PgId(next), policy, members, wanted));
             (have, next) = (have + 1, next + 1);

@@ -1,9 +1,9 @@
 //! The values of the tables.
 
 use crate::command::LogicalTime;
-use quarry_common::ids::{Ino, LeaseGeneration, NodeId, WindowIndex};
+use quarry_common::ids::{Ino, LeaseGeneration, NamespaceId, NodeId, PgId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
-use quarry_common::wire::cluster::Replication;
+use quarry_common::wire::cluster::{NamespaceStamp, Replication};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Attr, FileKind, MutationReply, Name, Slice, Timestamp};
 use quarry_common::wire::session::ClientInfo;
@@ -21,8 +21,15 @@ pub struct Meta {
     pub applied: u64,
     /// Cluster name; empty before `Format`.
     pub cluster: String,
+    /// The file system's identity; 0 before `Format`.
+    pub namespace: NamespaceId,
+    /// See [`NamespaceStamp::generation`].
+    pub generation: u64,
     /// Policy where no directory says otherwise.
     pub default_replication: Replication,
+    /// The smallest number that a new placement group may have; DataNodes may hold chunks of smaller ones that are unknown
+    /// here, since a backup was restored.
+    pub next_pg: PgId,
     /// The next new inode's number.
     pub next_ino: Ino,
     /// The logical clock at the last command.
@@ -39,6 +46,13 @@ pub struct Meta {
     pub placement_version: u64,
     /// Counters.
     pub usage: Usage,
+}
+
+impl Meta {
+    /// Which file system, and how far it is.
+    pub fn stamp(&self) -> NamespaceStamp {
+        NamespaceStamp { namespace: self.namespace, generation: self.generation, position: self.applied }
+    }
 }
 
 /// What the namespace holds. Orphans count until they are reaped.

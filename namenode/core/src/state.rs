@@ -12,7 +12,7 @@ use crate::tables::{
     ChunkKey, CursorKey, DeleteKey, ErasedKey, GroupKey, InodeKey, NodeKey, OrphanKey, SessionKey,
 };
 use crate::tx::Tx;
-use quarry_common::ids::{ChunkId, Ino, NodeId, PgId, SessionId};
+use quarry_common::ids::{ChunkId, Ino, NamespaceId, NodeId, PgId, SessionId};
 use quarry_common::limits::PG_MEMBERS_MAX;
 use quarry_common::wire::cluster::{Group, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -287,6 +287,9 @@ fn fresh(base: Arc<dyn Base>) -> Store {
         format: FORMAT,
         applied: 0,
         cluster: String::new(),
+        namespace: NamespaceId(0),
+        generation: 0,
+        next_pg: PgId(1),
         default_replication: UNFORMATTED_REPLICATION,
         next_ino: Ino(Ino::ROOT.0 + 1),
         clock: LogicalTime(0),
@@ -324,7 +327,9 @@ fn fresh(base: Arc<dyn Base>) -> Store {
 
 fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
     match body {
-        Body::Format { cluster, default_replication } => ops::format(tx, cluster, *default_replication),
+        Body::Format { cluster, namespace, generation, default_replication } => {
+            ops::format(tx, cluster, (*namespace, *generation), *default_replication)
+        }
         Body::BeginRun => {
             tx.store.meta.runs += 1;
             Ok(Outcome::Run(tx.store.meta.runs))
@@ -340,6 +345,7 @@ fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
         Body::RegisterNode(register) => ops::nodes::register(tx, register),
         Body::ChangeGroups(changes) => ops::groups::change(tx, changes),
         Body::ReserveChunks { pg, count } => ops::groups::reserve(tx, *pg, *count),
+        Body::SkipChunks(skips) => ops::groups::skip(tx, skips),
         Body::ChunksDeleted { entries } => crate::chunks::deleted(tx, entries),
         Body::RaiseFloor { pg, sequence } => crate::chunks::raise_floor(tx, *pg, *sequence),
     }

@@ -5,7 +5,7 @@ use crate::command::{Body, Command, Effect, GroupChange, LogicalTime, Outcome};
 use crate::invariants::violations;
 use crate::state::State;
 use quarry_common::acl::NO_ID;
-use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId, WindowIndex};
+use quarry_common::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId, WindowIndex};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -63,7 +63,12 @@ impl Bench {
             sequence: 0,
             next_chunk: 0,
         };
-        let format = Body::Format { cluster: "test".to_owned(), default_replication: Replication::Factor(3) };
+        let format = Body::Format {
+            cluster: "test".to_owned(),
+            namespace: NamespaceId(1),
+            generation: 1,
+            default_replication: Replication::Factor(3),
+        };
         assert_eq!(bench.apply(format), Outcome::Done);
         for node in 1..=4 {
             assert_eq!(bench.apply(register(node, 1)), Outcome::Done);

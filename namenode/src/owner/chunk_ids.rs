@@ -75,6 +75,16 @@ impl ChunkIds {
         numbers.blocks.push_back((from, from + u64::from(count)));
     }
 
+    /// Numbers of the group below `next` are not handed out any more.
+    pub(crate) fn skip(&mut self, pg: PgId, next: u64) {
+        if let Some(numbers) = self.groups.get_mut(&pg) {
+            numbers.blocks.retain(|(_, to)| *to > next);
+            for (from, _) in &mut numbers.blocks {
+                *from = (*from).max(next);
+            }
+        }
+    }
+
     /// A reservation failed.
     pub(crate) fn not_reserved(&mut self, pg: PgId) {
         if let Some(numbers) = self.groups.get_mut(&pg) {
@@ -135,6 +145,10 @@ mod tests {
         assert_eq!(ids.take(PG, 20).map(|g| g.count), Some(10), "a grant is one run");
         assert_eq!(ids.take(PG, 20).map(|g| g.first), Some(ChunkId::new(PG, 1 << 20)));
         assert_eq!(ids.next(PG), Some((1 << 20) + 20));
+        ids.skip(PG, (1 << 20) + 1000);
+        assert_eq!(ids.next(PG), Some((1 << 20) + 1000));
+        ids.skip(PG, 1 << 30);
+        assert_eq!(ids.take(PG, 1), None);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Owner {
                 _ => Ok(NodeReply::Registered {
                     cluster: self.state.meta().cluster.clone(),
                     heartbeat_interval_ms: super::millis(self.around.config.heartbeat_interval),
+                    stamp: self.state.meta().stamp(),
                 }),
             }),
             Waiter::Worker(done) => {

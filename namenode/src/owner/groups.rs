@@ -28,6 +28,7 @@ impl Owner {
         let mut changes = membership::decide(&Cluster {
             nodes: &views,
             groups: self.topology.nodes.groups(),
+            next_pg: self.state.meta().next_pg,
             policies: &policies,
             synced: self.topology.nodes.synced(),
             timing: self.topology.nodes.timing(self.now),

@@ -38,7 +38,7 @@ pub(crate) use nodes::millis;
 use crate::board::Board;
 use crate::config::NameNodeConfig;
 use crate::events::{ClientReplier, Event};
-use crate::workers::FsckDesk;
+use crate::workers::{FsckDesk, SnapshotDesk};
 use bytes::Bytes;
 use chunk_ids::ChunkIds;
 use feed::Feed;
@@ -50,7 +50,7 @@ use lock_waits::Locks;
 use nodes::Nodes;
 use open_table::OpenTable;
 use proposer::Proposer;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, NodeId};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Push, Reply, Response};
 use quarry_host::{clock, random};
@@ -88,6 +88,17 @@ pub(crate) enum Fatal {
         /// What is wrong.
         reason: String,
     },
+    /// A DataNode has been told more than this NameNode knows.
+    #[error(
+        "this NameNode's folder is an old copy: DataNode {node} has gone on without it, for {why}. Bring the newest folder \
+         back. If it is lost, restore the newest backup into an empty folder with `quarry meta restore`"
+    )]
+    OldCopy {
+        /// Which DataNode.
+        node: NodeId,
+        /// What it has that this NameNode lacks.
+        why: String,
+    },
     /// The log has stopped.
     #[error("the log: {0}")]
     Log(#[from] LogError),
@@ -113,6 +124,8 @@ pub(crate) struct Surroundings {
     pub(crate) board: Arc<Board>,
     /// Where checks of the file system are asked for.
     pub(crate) fsck: Arc<FsckDesk>,
+    /// Where the metadata are asked for.
+    pub(crate) snapshots: Arc<SnapshotDesk>,
     /// Tells how far the log has been applied.
     pub(crate) delivered: watch::Sender<u64>,
 }

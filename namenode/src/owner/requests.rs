@@ -4,6 +4,7 @@ use super::lock_waits::LockRequest;
 use super::sessions::Holdings;
 use super::{Fatal, Owner, refusal, respond};
 use crate::events::{ClientReplier, Introduction};
+use crate::workers::PageRequest;
 use quarry_common::ids::SessionId;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Reply, Request};
@@ -38,6 +39,9 @@ impl Owner {
             }
             (Request::FsckStart(options), _) => {
                 respond(reply, Ok(Reply::Fsck(self.around.fsck.start(options))));
+            }
+            (Request::Metadata { snapshot, after }, _) => {
+                self.around.snapshots.ask(PageRequest { snapshot, after: after.0, reply });
             }
             (Request::FsckPoll { run }, _) => {
                 respond(reply, self.around.fsck.poll(run).map(Reply::Fsck).map_err(ServiceError::BadRequest));
@@ -110,7 +114,8 @@ impl Owner {
             | Request::Placement
             | Request::ClusterStatus
             | Request::FsckStart(_)
-            | Request::FsckPoll { .. } => {
+            | Request::FsckPoll { .. }
+            | Request::Metadata { .. } => {
                 reply.send(refusal(ServiceError::BadRequest("not within a session".to_owned())));
             }
         }

@@ -9,9 +9,11 @@ mod fsck;
 mod healing;
 mod membership;
 mod reaper;
+mod snapshots;
 
 pub(crate) use checkpoint::{Checkpointer, save};
 pub(crate) use fsck::FsckDesk;
+pub(crate) use snapshots::{PageRequest, SnapshotDesk};
 
 use crate::board::Board;
 use crate::config::NameNodeConfig;
@@ -51,8 +53,15 @@ pub(crate) trait Worker: Send + 'static {
     async fn round(&mut self) -> Result<Round, Stopped>;
 }
 
+/// Where clients ask workers for something.
+#[derive(Clone, Default)]
+pub(crate) struct Desks {
+    pub(crate) fsck: Arc<FsckDesk>,
+    pub(crate) snapshots: Arc<SnapshotDesk>,
+}
+
 /// Starts all workers; they end when `stop` is cancelled.
-pub(crate) fn start(tools: &Tools, desk: Arc<FsckDesk>, stop: &CancellationToken) -> TaskTracker {
+pub(crate) fn start(tools: &Tools, desks: Desks, stop: &CancellationToken) -> TaskTracker {
     let workers: Vec<Box<dyn Worker>> = vec![
         Box::new(membership::Membership::new(tools.clone())),
         Box::new(healing::Healing::new(tools.clone())),
@@ -61,7 +70,8 @@ pub(crate) fn start(tools: &Tools, desk: Arc<FsckDesk>, stop: &CancellationToken
         Box::new(floors::Floors::new(tools.clone())),
         Box::new(reaper::Reaper::new(tools.clone())),
         Box::new(checkpoint::CheckpointWorker::new(tools.clone())),
-        Box::new(fsck::FsckWorker::new(tools.clone(), desk)),
+        Box::new(fsck::FsckWorker::new(tools.clone(), desks.fsck)),
+        Box::new(snapshots::Snapshots::new(tools.clone(), desks.snapshots)),
     ];
     let tracker = TaskTracker::new();
     for worker in workers {

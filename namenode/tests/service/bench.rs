@@ -2,7 +2,7 @@
 
 use quarry_common::ids::{Ino, NodeId, SessionId};
 use quarry_common::wire::cluster::{
-    ClusterStatus, Heartbeat, NodeReply, NodeRequest, NodeState, RegisterNode,
+    ClusterStatus, Heartbeat, Holdings, NodeReply, NodeRequest, NodeState, RegisterNode,
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Attr, Caller, Mutation, MutationReply, NewNode, Query, QueryReply};
@@ -65,6 +65,9 @@ impl Bench {
     }
 
     pub(crate) async fn try_start(&self) -> Result<Running, String> {
+        if !self.config.dir.exists() {
+            quarry_namenode::format(&self.config).unwrap();
+        }
         let (shutdown, (ready, started)) = (CancellationToken::new(), oneshot::channel());
         let transport = self.transport(Role::NameNode, "1");
         let task =
@@ -99,6 +102,18 @@ impl Bench {
 
     /// A DataNode that beats.
     pub(crate) async fn node(&self, running: &Running, number: u32) -> Node {
+        let (node, reply) = self.register(running, number, Holdings::default()).await;
+        assert!(matches!(reply, Ok(NodeReply::Registered { .. })), "{reply:?}");
+        node
+    }
+
+    /// The same with what it holds, and the answer to its registration.
+    pub(crate) async fn register(
+        &self,
+        running: &Running,
+        number: u32,
+        holdings: Holdings,
+    ) -> (Node, Result<NodeReply, ServiceError>) {
         let connection = dial(&self.transport(Role::DataNode, &number.to_string()), running).await;
         let rpc = RpcClient::<NodeProtocol>::start(connection.clone(), Arc::new(Ignore)).await.unwrap();
         let register = RegisterNode {
@@ -107,11 +122,12 @@ impl Bench {
             rack: String::new(),
             store_id: u128::from(number),
         };
-        let reply = rpc.call(NodeRequest::Register(register), DEADLINE).await.unwrap();
-        assert!(matches!(reply, Ok(NodeReply::Registered { .. })), "{reply:?}");
+        // A NameNode that stops over it does not answer.
+        let reply = rpc.call(NodeRequest::Register { node: register, holdings }, DEADLINE).await;
+        let reply = reply.unwrap_or_else(|error| Err(ServiceError::Unavailable(error.to_string())));
         let (writable, listen) = watch::channel(true);
         let beating = tokio::spawn(beat(connection, listen));
-        Node { rpc, beating, writable }
+        (Node { rpc, beating, writable }, reply)
     }
 }
 
@@ -130,6 +146,11 @@ pub(crate) async fn dial(transport: &Arc<dyn Transport>, running: &Running) -> A
 }
 
 impl Running {
+    /// How it ended by itself.
+    pub(crate) async fn ended(self) -> String {
+        format!("{:#}", tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap_err())
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap();

@@ -6,6 +6,7 @@ mod bench;
 mod fencing;
 mod leases;
 mod locks;
+mod namespace;
 mod nodes;
 mod restart;
 mod sessions;

@@ -3,7 +3,7 @@
 use crate::bench::{Bench, DEADLINE, eventually, file};
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::cluster::{
-    MemberState, NodeReply, NodeRequest, NodeState, Placement, RegisterNode, Replication,
+    Holdings, MemberState, NodeReply, NodeRequest, NodeState, Placement, RegisterNode, Replication,
 };
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::session::{ChunkGrant, Push, Reply, Request};
@@ -103,7 +103,11 @@ async fn a_node_registers_only_itself() {
     let node = bench.node(&running, 1).await;
     let register =
         RegisterNode { node: NodeId(2), address: "127.0.0.1:9".into(), rack: String::new(), store_id: 5 };
-    let refused = node.rpc.call(NodeRequest::Register(register), DEADLINE).await.unwrap();
+    let refused = node
+        .rpc
+        .call(NodeRequest::Register { node: register, holdings: Holdings::default() }, DEADLINE)
+        .await
+        .unwrap();
     assert!(matches!(refused, Err(ServiceError::Unauthorised(_))), "{refused:?}");
     let placement = node.rpc.call(NodeRequest::Placement, DEADLINE).await.unwrap().unwrap();
     assert!(matches!(placement, NodeReply::Placement(p) if p.nodes.len() == 1));

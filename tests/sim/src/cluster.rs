@@ -63,8 +63,11 @@ impl Cluster {
         let mut config = NameNodeConfig::new(address(machine), PathBuf::from("/namenode"));
         config.cluster = CLUSTER.to_owned();
         config.log_segment_bytes = LOG_SEGMENT_BYTES;
-        self.start(machine, Role::NameNode, "1", |transport, stop, ready| {
-            quarry_namenode::run(config, transport, stop, ready)
+        self.start(machine, Role::NameNode, "1", |transport, stop, ready| async move {
+            if !quarry_namenode::is_formatted(&config.dir)? {
+                quarry_namenode::format(&config)?;
+            }
+            quarry_namenode::run(config, transport, stop, ready).await
         });
     }
 

@@ -3,6 +3,7 @@
 // A test fails by a panic: clippy knows that of `#[test]` functions, but not of what they share.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod client_crash;
 mod coherence;
 mod coherence_checker;

@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use quarry_common::wire::cluster::Replication;
 use quarry_host::disk::RealDisk;
 use quarry_host::{crashsafe, private};
+use quarry_namenode::NameNodeConfig;
 use quarry_net::identity::{self, Rights, Role, Subject};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -208,11 +209,25 @@ impl Layout {
                 self.settings.replication
             ),
         )?;
+        self.format()?;
         self.write(
             &self.client_config(),
             &format!("namenode = \"{}\"\ncerts = \"certs/client-local\"\n", self.namenode_address()),
         )?;
         self.add_datanodes(datanodes, &mut ports)
+    }
+
+    /// Makes the new cluster's file system.
+    fn format(&self) -> anyhow::Result<()> {
+        let listen = self.namenode_address().parse().context("the NameNode's address")?;
+        let mut config = NameNodeConfig::new(listen, self.dir.join("namenode/data"));
+        config.cluster.clone_from(&self.settings.name);
+        config.default_replication = self.settings.replication.parse().map_err(anyhow::Error::msg)?;
+        // A start that was cut off before cluster.toml has made it already.
+        if !config.dir.join("namenode.toml").exists() {
+            quarry_namenode::format(&config)?;
+        }
+        Ok(())
     }
 
     fn add_datanodes(&mut self, wanted: u32, ports: &mut Ports) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use crate::file::{Files, FilesConfig};
 use crate::traits::{ChunkIo, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;
-use quarry_common::ids::{ChunkId, Epoch, Ino, NodeId, PgId, SessionId, WindowIndex};
+use quarry_common::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -97,7 +97,12 @@ impl Cluster {
             random: StdRng::seed_from_u64(seed),
         };
         let replication = Replication::Factor(1);
-        inner.apply(Body::Format { cluster: "test".to_owned(), default_replication: replication });
+        inner.apply(Body::Format {
+            cluster: "test".to_owned(),
+            namespace: NamespaceId(1),
+            generation: 1,
+            default_replication: replication,
+        });
         let node = RegisterNode { node: NODE, address: "a:1".to_owned(), rack: String::new(), store_id: 1 };
         assert_eq!(inner.apply(Body::RegisterNode(node)), Outcome::Done);
         let members = vec![Member { node: NODE, state: MemberState::Serving }];

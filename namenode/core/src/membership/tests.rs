@@ -38,6 +38,7 @@ fn revise(nodes: &[NodeView], group: &Group, synced: &[u32]) -> Option<Vec<(u32,
     let changes = decide(&Cluster {
         nodes,
         groups: std::slice::from_ref(group),
+        next_pg: PgId(1 << 10),
         policies: &BTreeSet::new(),
         synced: &synced,
         timing: Timing::at(SETTLED),
@@ -86,6 +87,7 @@ fn a_sync_of_an_older_epoch_does_not_count() {
     let changes = decide(&Cluster {
         nodes: &nodes(&[BEAT, BEAT, BEAT]),
         groups: &[g],
+        next_pg: PgId(1 << 10),
         policies: &BTreeSet::new(),
         synced: &synced,
         timing: Timing::at(SETTLED),
@@ -149,6 +151,7 @@ fn nothing_is_decided_before_the_view_is_warm() {
     let mut cluster = Cluster {
         nodes: &all,
         groups: &[group(&WHOLE)],
+        next_pg: PgId(1 << 10),
         policies: &BTreeSet::from([Replication::Factor(1)]),
         synced: &BTreeSet::new(),
         timing: Timing::at(2_500),
@@ -163,6 +166,7 @@ fn create(nodes: &[NodeView], groups: &[Group], policy: Replication, uptime: u64
     let cluster = Cluster {
         nodes,
         groups,
+        next_pg: groups.iter().map(|g| PgId(g.id.0 + 1)).max().unwrap_or(PgId(1)),
         policies: &BTreeSet::from([policy]),
         synced: &BTreeSet::new(),
         timing: Timing::at(uptime),
@@ -289,7 +293,14 @@ proptest! {
             let synced = groups.iter().flat_map(|g| g.members.iter().map(|m| (g.id, g.epoch, m.node)))
                 .filter(|(pg, _, node)| syncs & (1 << ((pg.0 + node.0) % 8)) != 0).collect();
             let timing = Timing::at(SETTLED);
-            let cluster = Cluster { nodes: &nodes, groups: &groups, policies: &policies, synced: &synced, timing };
+            let cluster = Cluster {
+                nodes: &nodes,
+                groups: &groups,
+                next_pg: groups.iter().map(|g| PgId(g.id.0 + 1)).max().unwrap_or(PgId(1)),
+                policies: &policies,
+                synced: &synced,
+                timing,
+            };
             let changes = decide(&cluster);
             prop_assert_eq!(&changes, &decide(&cluster));
             for change in changes {

@@ -18,7 +18,7 @@ pub(crate) fn change(tx: &mut Tx<'_>, changes: &[GroupChange]) -> Result<Outcome
             Some(group) => Some(group.clone()),
             None => tx.store.get(&GroupKey(change.pg))?,
         };
-        if let Err(why) = check(before.as_ref(), change) {
+        if let Err(why) = check(before.as_ref(), change, tx.store.meta.next_pg) {
             return Ok(Outcome::Refused(format!("change of group {}: {why}", change.pg)));
         }
         for member in &change.members {
@@ -44,6 +44,7 @@ pub(crate) fn change(tx: &mut Tx<'_>, changes: &[GroupChange]) -> Result<Outcome
     }
     for (pg, group) in &changed {
         tx.store.put(&GroupKey(*pg), group);
+        tx.store.meta.next_pg = tx.store.meta.next_pg.max(PgId(pg.0 + 1));
     }
     tx.store.meta.placement_version += 1;
     tx.effect(Effect::PlacementChanged);
@@ -51,7 +52,7 @@ pub(crate) fn change(tx: &mut Tx<'_>, changes: &[GroupChange]) -> Result<Outcome
 }
 
 /// The rules of a change. They keep this true: every chunk that a commit accepted is on every serving member.
-fn check(before: Option<&Group>, change: &GroupChange) -> Result<(), String> {
+fn check(before: Option<&Group>, change: &GroupChange, next_pg: PgId) -> Result<(), String> {
     let members = &change.members;
     let distinct: BTreeSet<_> = members.iter().map(|m| m.node).collect();
     if distinct.len() != members.len() || members.len() > PG_MEMBERS_MAX {
@@ -61,7 +62,7 @@ fn check(before: Option<&Group>, change: &GroupChange) -> Result<(), String> {
         return Err("nobody would serve".to_owned());
     }
     let Some(before) = before else {
-        return check_new(change);
+        return check_new(change, next_pg);
     };
     if before.epoch != change.expected {
         return Err(format!("it is at epoch {}, not {}", before.epoch, change.expected));
@@ -79,12 +80,12 @@ fn check(before: Option<&Group>, change: &GroupChange) -> Result<(), String> {
     if members.iter().any(goes_on) { Ok(()) } else { Err("nobody who served would go on serving".to_owned()) }
 }
 
-fn check_new(change: &GroupChange) -> Result<(), String> {
+fn check_new(change: &GroupChange, next_pg: PgId) -> Result<(), String> {
     if change.expected != Epoch(0) {
         return Err("it does not exist".to_owned());
     }
-    if change.pg.0 == 0 || change.pg > ChunkId::MAX_PG {
-        return Err(format!("its number must be from 1 to {}", ChunkId::MAX_PG));
+    if change.pg < next_pg || change.pg > ChunkId::MAX_PG {
+        return Err(format!("its number must be from {next_pg} to {}", ChunkId::MAX_PG));
     }
     if change.members.iter().any(|m| m.state != MemberState::Serving) {
         return Err("a new group has nothing to catch up with".to_owned());
@@ -118,6 +119,21 @@ pub(crate) fn reserve(tx: &mut Tx<'_>, pg: PgId, count: u32) -> Result<Outcome, 
     cursor.next = next;
     tx.store.put(&CursorKey(pg), &cursor);
     Ok(Outcome::Reserved { first, count })
+}
+
+/// Passes over sequence numbers that this file system did not hand out, and that DataNodes hold all the same.
+pub(crate) fn skip(tx: &mut Tx<'_>, skips: &[(PgId, u64)]) -> Result<Outcome, StateError> {
+    let fits = |(pg, next): &(PgId, u64)| *pg <= ChunkId::MAX_PG && *next <= ChunkId::MAX_SEQUENCE;
+    if let Some((pg, next)) = skips.iter().find(|skip| !fits(skip)) {
+        return Ok(Outcome::Refused(format!("there is no chunk {next} of group {pg}")));
+    }
+    for &(pg, next) in skips {
+        let mut cursor = tx.store.get(&CursorKey(pg))?.unwrap_or_default();
+        cursor.next = cursor.next.max(next);
+        tx.store.put(&CursorKey(pg), &cursor);
+        tx.store.meta.next_pg = tx.store.meta.next_pg.max(PgId(pg.0 + 1));
+    }
+    Ok(Outcome::Done)
 }
 
 #[cfg(test)]
@@ -178,6 +194,25 @@ mod tests {
         bad.expected = Epoch(0);
         assert_eq!(bench.apply(Body::ChangeGroups(vec![good, bad])), Outcome::Done);
         assert_eq!(bench.state.groups().expect("sound").len(), 2);
+        bench.check();
+    }
+
+    #[test]
+    fn numbers_that_datanodes_hold_are_skipped() {
+        let mut bench = Bench::new();
+        let held = 5 << 20;
+        let skips = vec![(PG, held), (PgId(7), 3)];
+        assert_eq!(bench.apply(Body::SkipChunks(skips)), Outcome::Done);
+        assert_eq!(
+            bench.apply(Body::SkipChunks(vec![(PG, 9)])),
+            Outcome::Done,
+            "a lower number changes nothing"
+        );
+        let reserve = Body::ReserveChunks { pg: PG, count: 10 };
+        assert_eq!(bench.apply(reserve), Outcome::Reserved { first: ChunkId::new(PG, held), count: 10 });
+        assert_eq!(bench.state.meta().next_pg, PgId(8), "the unknown group's number is not given away");
+        let beyond = Body::SkipChunks(vec![(PG, ChunkId::MAX_SEQUENCE + 1)]);
+        assert!(matches!(bench.apply(beyond), Outcome::Refused(_)));
         bench.check();
     }
 

@@ -31,7 +31,7 @@ use crate::error::{OpError, StateError};
 use crate::store::Store;
 use crate::tables::InodeKey;
 use crate::tx::Tx;
-use quarry_common::ids::{Ino, SessionId};
+use quarry_common::ids::{Ino, NamespaceId, SessionId};
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply, StatFs};
 use quarry_common::wire::session::LeaseId;
@@ -47,14 +47,20 @@ pub(crate) const GROUPS_MAX: usize = 16_384;
 pub(crate) type OpResult<T> = Result<T, OpError>;
 
 /// The first command of a cluster.
-pub(crate) fn format(tx: &mut Tx<'_>, cluster: &str, default: Replication) -> Result<Outcome, StateError> {
+pub(crate) fn format(
+    tx: &mut Tx<'_>,
+    cluster: &str,
+    (namespace, generation): (NamespaceId, u64),
+    default: Replication,
+) -> Result<Outcome, StateError> {
     if !tx.store.meta.cluster.is_empty() {
         return Ok(Outcome::Refused(format!("this is cluster `{}` already", tx.store.meta.cluster)));
     }
-    if cluster.is_empty() {
-        return Ok(Outcome::Refused("a cluster needs a name".to_owned()));
+    if cluster.is_empty() || namespace == NamespaceId(0) {
+        return Ok(Outcome::Refused("a file system needs a cluster's name and an identity".to_owned()));
     }
     tx.store.meta.cluster = cluster.to_owned();
+    (tx.store.meta.namespace, tx.store.meta.generation) = (namespace, generation);
     tx.store.meta.default_replication = default;
     let mut root = tx.store.expect(&InodeKey(Ino::ROOT))?;
     (root.atime, root.mtime, root.ctime, root.btime) = (tx.now, tx.now, tx.now, tx.now);

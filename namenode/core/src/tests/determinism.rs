@@ -5,7 +5,7 @@ use crate::command::{Body, Command, LogicalTime, Outcome};
 use crate::state::State;
 use crate::testing::{CALLER, PG, group_change, register};
 use proptest::prelude::*;
-use quarry_common::ids::{ChunkId, Ino, NodeId, SessionId, WindowIndex};
+use quarry_common::ids::{ChunkId, Ino, NamespaceId, NodeId, SessionId, WindowIndex};
 use quarry_common::wire::cluster::{MemberState, Replication};
 use quarry_common::wire::fs::{
     ChunkInfo, Commit, Mutation, Name, NewChunk, NewNode, RenameMode, SetAttr, SetXattrMode, Slice,
@@ -114,6 +114,7 @@ fn body() -> impl Strategy<Value = Body> {
         1 => prop::collection::vec(ino(), 1..5).prop_map(|inos| Body::Reap { inos }),
         1 => (1u32..4, 0u128..2).prop_map(|(node, store)| register(node, store)),
         1 => (1u64..3).prop_map(|e| Body::ChangeGroups(vec![group_change(e, &[(1, MemberState::Serving)])])),
+        1 => (0u64..60).prop_map(|next| Body::SkipChunks(vec![(PG, next)])),
         1 => (0u64..40).prop_map(|sequence| Body::RaiseFloor { pg: PG, sequence }),
     ]
 }
@@ -121,7 +122,12 @@ fn body() -> impl Strategy<Value = Body> {
 fn setup() -> Vec<Body> {
     let members = [(1, MemberState::Serving), (2, MemberState::Serving)];
     vec![
-        Body::Format { cluster: "c".to_owned(), default_replication: Replication::Factor(2) },
+        Body::Format {
+            cluster: "c".to_owned(),
+            namespace: NamespaceId(1),
+            generation: 1,
+            default_replication: Replication::Factor(2),
+        },
         register(1, 0),
         register(2, 0),
         Body::ChangeGroups(vec![group_change(0, &members)]),

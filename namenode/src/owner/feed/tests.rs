@@ -1,4 +1,5 @@
 use super::*;
+use quarry_common::ids::NamespaceId;
 use quarry_common::ids::SessionId;
 use quarry_common::wire::cluster::Replication;
 use quarry_common::wire::fs::{Attr, Caller, FallocateMode, NewNode, SetAttr, SetXattrMode, Timestamp};
@@ -20,7 +21,12 @@ impl Bench {
         let state = State::open(Arc::new(MemoryBase::default())).unwrap();
         let feed = Feed::new(state.applied());
         let mut bench = Self { state, feed, index: 0, session: SessionId(0), sequence: 0 };
-        bench.apply(Body::Format { cluster: "c".into(), default_replication: Replication::Factor(1) });
+        bench.apply(Body::Format {
+            cluster: "c".into(),
+            namespace: NamespaceId(1),
+            generation: 1,
+            default_replication: Replication::Factor(1),
+        });
         let open = Body::OpenSession { owner: "o".into(), info: ClientInfo::default() };
         let Outcome::Session(session) = bench.apply(open) else { panic!("a session") };
         bench.session = session;
