@@ -10,6 +10,7 @@ use quarry_host::private;
 use quarry_namenode::NameNodeConfig;
 use quarry_net::identity::CertPaths;
 use quarry_net::transport::Transport;
+use quarry_net::transport::quic::QuicTransport;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -100,7 +101,7 @@ impl Namenode {
 /// What a NameNode's configuration leads to.
 pub(crate) struct Loaded {
     pub(crate) config: NameNodeConfig,
-    transport: Arc<dyn Transport>,
+    transport: Arc<QuicTransport>,
     certs: CertPaths,
 }
 

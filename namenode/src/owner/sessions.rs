@@ -58,7 +58,7 @@ impl Owner {
             let why = format!("host and purpose may have {TEXT_MAX} bytes");
             return reply.send(refusal(ServiceError::BadRequest(why)));
         }
-        if self.registry.sessions_of(&introduction.owner) >= SESSIONS_OF_ONE {
+        if self.clients.registry.sessions_of(&introduction.owner) >= SESSIONS_OF_ONE {
             let why = format!("certificate `{}` has {SESSIONS_OF_ONE} sessions", introduction.owner);
             tracing::warn!(reason = why, "refused a session");
             return reply.send(refusal(ServiceError::Unavailable(why)));
