@@ -32,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Exit codes: 0 done; 1 failed, or problems found; 2 wrong use; 3 the cluster does not answer; 4 the cluster is not whole;
 /// 5 refused.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, propagate_version = true)]
+#[command(name = "quarry", version, max_term_width = 100, propagate_version = true)]
 struct Cli {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `info,quarry_client=debug`
     /// [default: info for what serves, warn for tools]

@@ -74,10 +74,12 @@ fn to_text(s: &ClusterStatus, extent: Extent) -> String {
         s.chunks_deleting
     );
     if !s.sessions.is_empty() {
-        let mut sessions = vec![row(["SESSION", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES", "REQUESTS"])];
+        let mut sessions =
+            vec![row(["SESSION", "CERTIFICATE", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES", "REQUESTS"])];
         sessions.extend(s.sessions.iter().map(|c| {
             vec![
                 c.session.to_string(),
+                extent.cell(&c.certificate),
                 extent.cell(&c.client),
                 duration_ms(c.idle_ms),
                 c.open.to_string(),
@@ -138,6 +140,7 @@ fn to_json(s: &ClusterStatus) -> Value {
         "chunks_deleting": s.chunks_deleting,
         "sessions": s.sessions.iter().map(|c| json!({
             "session": c.session,
+            "certificate": c.certificate,
             "client": c.client,
             "idle_ms": c.idle_ms,
             "open": c.open,

@@ -318,6 +318,8 @@ pub struct SessionStatus {
     pub session: SessionId,
     /// Who it is: `host pid purpose`.
     pub client: String,
+    /// Id of its certificate and the rights of that: `web1`, `web1?ro`.
+    pub certificate: String,
     /// Milliseconds since its last request.
     pub idle_ms: u64,
     /// Inodes that it has open.

@@ -5,6 +5,7 @@
 
 use crate::events::ClientPusher;
 use quarry_common::ids::SessionId;
+use quarry_net::identity::Rights;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ struct Live {
     ending: bool,
     /// Requests that asked for something, for the status.
     requests: u64,
+    /// Rights of the certificate that it was opened or resumed with last, for the status.
+    rights: Rights,
 }
 
 /// Why a session cannot be resumed.
@@ -41,7 +44,10 @@ pub(crate) struct Registry {
 impl Registry {
     /// A session from before the start.
     pub(crate) fn recover(&mut self, session: SessionId, owner: String, now: Instant) {
-        self.sessions.insert(session, Live { owner, heard: now, at: None, ending: false, requests: 0 });
+        self.sessions.insert(
+            session,
+            Live { owner, heard: now, at: None, ending: false, requests: 0, rights: Rights::default() },
+        );
         self.recovering.insert(session);
     }
 
@@ -56,7 +62,10 @@ impl Registry {
         if let Some((connection, _)) = &at {
             self.connections.insert(*connection, session);
         }
-        self.sessions.insert(session, Live { owner, heard: now, at, ending: false, requests: 0 });
+        self.sessions.insert(
+            session,
+            Live { owner, heard: now, at, ending: false, requests: 0, rights: Rights::default() },
+        );
     }
 
     /// The session goes on over a connection; one that it was on before is no longer its own.
@@ -181,6 +190,22 @@ impl Registry {
     /// For saying something to all sessions that are connected.
     pub(crate) fn pushers(&self) -> impl Iterator<Item = &ClientPusher> {
         self.sessions.values().filter_map(|live| live.at.as_ref().map(|(_, pusher)| pusher))
+    }
+
+    /// The session was opened or resumed with these rights.
+    pub(crate) fn set_rights(&mut self, session: SessionId, rights: Rights) {
+        if let Some(live) = self.sessions.get_mut(&session) {
+            live.rights = rights;
+        }
+    }
+
+    /// Id and rights of the session's certificate, for people.
+    pub(crate) fn certificate(&self, session: SessionId) -> String {
+        match self.sessions.get(&session) {
+            Some(live) if live.rights.is_default() => live.owner.clone(),
+            Some(live) => format!("{}?{}", live.owner, live.rights),
+            None => String::new(),
+        }
     }
 
     /// How long the session has been silent.

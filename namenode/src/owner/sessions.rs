@@ -81,6 +81,7 @@ impl Owner {
                 // A connection that is closed already would stay in the table: nobody would tell that it is gone.
                 let at = (!below.is_closed()).then_some((connection, pusher));
                 self.clients.registry.open(session, owner, at, self.now);
+                self.clients.registry.set_rights(session, below.peer().rights);
                 respond(reply, Ok(self.session_reply(session, Losses::default())));
             }
             Outcome::Refused(why) => reply.send(refusal(ServiceError::Unavailable(why))),
@@ -96,7 +97,7 @@ impl Owner {
         Holdings { open, locks, leases }: Holdings,
         reply: ClientReplier,
     ) -> Result<(), Fatal> {
-        let Introduction { owner, pusher, .. } = introduction;
+        let Introduction { owner, pusher, connection: below } = introduction;
         if self.clients.registry.heard(connection, self.now).is_some_and(|bound| bound != session) {
             let why = "this connection has another session".to_owned();
             reply.send(refusal(ServiceError::BadRequest(why)));
@@ -120,6 +121,7 @@ impl Owner {
                 return Ok(());
             }
         }
+        self.clients.registry.set_rights(session, below.peer().rights);
         let mut losses = self.leases_of_resumed(session, &leases)?;
         self.restore_opens(session, &open)?;
         losses.locks = self.restore_locks(session, &locks);

@@ -35,6 +35,7 @@ impl Owner {
             .map(|(session, record)| SessionStatus {
                 session,
                 client: format!("{} {} {}", record.info.host, record.info.pid, record.info.purpose),
+                certificate: self.clients.registry.certificate(session),
                 idle_ms: millis(self.clients.registry.idle(session, self.now)),
                 open: self.clients.opens.count(session) as u64,
                 locks: self.clients.locks.count(session) as u64,
