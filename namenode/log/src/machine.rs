@@ -74,8 +74,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let index = entry.log_id.index;
             // Entry 0 is raft's own, and 0 is also what a state says that has applied nothing.
             if index > 0 {
-                self.deliver(Committed { index, entry: bytes }).await?;
+                // First: whoever takes the entry may ask for its purge at once.
                 self.shared.set_delivered(index);
+                self.deliver(Committed { index, entry: bytes }).await?;
             }
             self.applied = Some(entry.log_id);
             if let Some(responder) = responder {

@@ -22,6 +22,38 @@ pub enum Plant {
     NameNodeDiskLies,
 }
 
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A client is killed and a new one starts.
+    ClientCrash,
+    /// A client is stopped for a while.
+    ClientPause,
+    /// Nothing passes between a client and the NameNode, in one direction or both.
+    ClientCut,
+    /// The NameNode is killed and starts again.
+    NameNodeCrash,
+    /// The NameNode's machine loses power.
+    NameNodePowerLoss,
+    /// A DataNode is killed and starts again.
+    DataNodeCrash,
+    /// Nothing passes between a DataNode and the NameNode, in one direction or both.
+    DataNodeCut,
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::ClientCrash,
+        Self::ClientPause,
+        Self::ClientCut,
+        Self::NameNodeCrash,
+        Self::NameNodePowerLoss,
+        Self::DataNodeCrash,
+        Self::DataNodeCut,
+    ];
+}
+
 /// What can be chosen about a run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,13 +61,15 @@ pub struct Options {
     pub clients_max: u32,
     /// Faults, one after the other.
     pub faults: u32,
+    /// The kinds of faults that may happen; each run has about half of them.
+    pub kinds: Vec<Fault>,
     /// A deliberate fault.
     pub plant: Option<Plant>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clients_max: 3, faults: 6, plant: None }
+        Self { clients_max: 3, faults: 5, kinds: Fault::ALL.to_vec(), plant: None }
     }
 }
 

@@ -21,6 +21,9 @@ struct Arguments {
     /// Runs at a time.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Kinds of faults that may happen, as in `ClientCrash,DataNodeCut`; all without it.
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
     /// Logs of the processes, in simulated order: a filter such as `info` or `quarry_client=debug`.
     #[arg(long)]
     log: Option<String>,
@@ -36,6 +39,10 @@ fn main() -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
     quarry_sim::count_panics();
+    let mut options = Options::default();
+    if !arguments.faults.is_empty() {
+        options.kinds.retain(|kind| arguments.faults.contains(&format!("{kind:?}")));
+    }
     let (next, writes, began) = (AtomicU64::new(arguments.seed), AtomicU64::new(0), Instant::now());
     let failed = Mutex::new(Vec::new());
     let end = arguments.seed.saturating_add(arguments.count);
@@ -47,7 +54,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let outcome = run(seed, &Options::default());
+                    let outcome = run(seed, &options);
                     writes.fetch_add(outcome.operations, Ordering::Relaxed);
                     show(seed, &outcome, arguments.history);
                     if !outcome.violations.is_empty() {

@@ -5,7 +5,7 @@ use crate::history::History;
 use crate::machine::Machine;
 use crate::register::{Content, Register};
 use crate::workload::{Worker, make_files, read_all};
-use crate::{Options, Outcome, Plant};
+use crate::{Fault, Options, Outcome, Plant};
 use quarry_tests::linear;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -21,28 +21,6 @@ const CONVERGENCE: Duration = Duration::from_secs(180);
 /// After a client was in trouble, its leases are broken and what it sent has arrived within this time.
 const AFTERMATH: Duration = Duration::from_secs(60);
 const DATANODES: u32 = 3;
-
-/// A kind of fault. Each run has some of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    ClientCrash,
-    ClientPause,
-    ClientCut,
-    NameNodeCrash,
-    NameNodePowerLoss,
-    DataNodeCrash,
-    DataNodeCut,
-}
-
-const FAULTS: [Fault; 7] = [
-    Fault::ClientCrash,
-    Fault::ClientPause,
-    Fault::ClientCut,
-    Fault::NameNodeCrash,
-    Fault::NameNodePowerLoss,
-    Fault::DataNodeCrash,
-    Fault::DataNodeCut,
-];
 
 /// A run's state.
 struct Run {
@@ -119,7 +97,8 @@ impl Run {
     }
 
     async fn work(&mut self, options: &Options) {
-        let kinds: Vec<Fault> = FAULTS.into_iter().filter(|_| self.random.random_bool(0.4)).collect();
+        let mut kinds = options.kinds.clone();
+        kinds.retain(|_| self.random.random_bool(0.5));
         let quality = [0, 3, 10];
         let (loss, slow) =
             (*quality.choose(&mut self.random).unwrap_or(&0), 40 * self.random.random_range(0..3));

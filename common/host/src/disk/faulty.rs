@@ -34,7 +34,8 @@ pub enum Calls {
 pub enum Survival {
     /// Each sector, and each change of a name as long as those before it did, with this probability.
     Each(f64),
-    /// For each file and directory one of: nothing, everything, a first part, any sectors.
+    /// For each file and directory one of: nothing, everything, a first part. So do file systems that write the data of a
+    /// new file in its order.
     Any,
 }
 

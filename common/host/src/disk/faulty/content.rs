@@ -78,11 +78,10 @@ impl Content {
         }
         let (each, first) = match survival {
             Survival::Each(each) => (each, None),
-            Survival::Any => match random.random_range(0..4) {
+            Survival::Any => match random.random_range(0..3) {
                 0 => (0.0, None),
                 1 => (1.0, None),
-                2 => (1.0, Some(random.random_range(0..=self.sectors()))),
-                _ => (0.5, None),
+                _ => (1.0, Some(random.random_range(0..=self.sectors()))),
             },
         };
         let mut left = first.unwrap_or(usize::MAX);
