@@ -8,7 +8,6 @@ use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
-use quarry_host::clock;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +144,7 @@ impl Inode {
         if !state.is_dirty() {
             self.registry.keep(self.ino, self);
         }
-        let (time, now) = (clock::wall(), Instant::now());
+        let (time, now) = (self.shared.meta.time(), Instant::now());
         let written = state.write(Write { at, time, kill_suidgid: kill, now }, data.clone());
         if self.shared.budget.is_short() {
             state.request(written.sequence, false);
