@@ -123,7 +123,11 @@ fn main() -> ExitCode {
     quarry_host::private::restrict_new_files();
     let default = if cli.command.serves() { LOG_OF_SERVERS } else { LOG_OF_TOOLS };
     let log = cli.log.as_deref().unwrap_or(default);
-    if let Err(error) = quarry_host::telemetry::init(log, cli.log_json) {
+    let logging = match commands::mount::logs_to_syslog() {
+        true => quarry_host::telemetry::init_syslog(log, "quarry-mount"),
+        false => quarry_host::telemetry::init(log, cli.log_json),
+    };
+    if let Err(error) = logging {
         complain(format_args!("quarry: {error:#}"));
         return Exit::Usage.into();
     }

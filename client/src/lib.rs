@@ -16,6 +16,7 @@ mod error;
 mod file;
 mod fs;
 mod meta;
+mod server_clock;
 mod session;
 #[cfg(test)]
 mod testing;

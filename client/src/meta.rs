@@ -2,24 +2,27 @@
 
 use crate::cache::Cache;
 use crate::error::{MutateError, unexpected};
+use crate::server_clock::ServerClock;
 use crate::session::Session;
 use crate::traits::Meta;
 use async_trait::async_trait;
 use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply, Timestamp};
 use quarry_common::wire::session::{Reply, Request};
+use quarry_host::clock;
 use std::sync::Arc;
 
 /// Asks the NameNode what the cache does not know.
 pub(crate) struct Metadata {
     session: Arc<Session>,
     cache: Arc<Cache>,
+    clock: Arc<ServerClock>,
 }
 
 impl Metadata {
     pub(crate) fn new(session: Arc<Session>, cache: Arc<Cache>) -> Self {
-        Self { session, cache }
+        Self { session, cache, clock: Arc::default() }
     }
 
     /// The answer to a question, if a lease says that it is still true.
@@ -57,8 +60,12 @@ impl Metadata {
         then: impl FnOnce(Result<MutationReply, MutateError>) -> T + Send + 'static,
     ) -> Result<T, FsError> {
         let (cache, ticket, about) = (self.cache.clone(), self.cache.ticket(), mutation.clone());
+        let (clock, asked) = (self.clock.clone(), clock::wall());
         let learn = move |answer| {
             cache.changed(ticket, &about, &answer);
+            if let Ok(reply) = &answer {
+                clock.learn(asked, &about, reply);
+            }
             then(answer)
         };
         self.session.mutate(mutation, learn).await
@@ -67,6 +74,10 @@ impl Metadata {
 
 #[async_trait]
 impl Meta for Metadata {
+    fn time(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     async fn query(&self, query: Query) -> Result<QueryReply, FsError> {
         if let Some(found) = self.cache.find(&query) {
             return found;

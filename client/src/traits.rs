@@ -5,11 +5,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, Ino, LeaseGeneration};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{Attr, Mutation, MutationReply, NewChunk, Query, QueryReply};
+use quarry_common::wire::fs::{Attr, Mutation, MutationReply, NewChunk, Query, QueryReply, Timestamp};
+use quarry_host::clock;
 
 /// Metadata: waits for a cluster that is away.
 #[async_trait]
 pub(crate) trait Meta: Send + Sync {
+    /// The NameNode's time, as far as it is known.
+    fn time(&self) -> Timestamp {
+        clock::wall()
+    }
     /// Asks the NameNode.
     async fn query(&self, query: Query) -> Result<QueryReply, FsError>;
     /// Asks for attributes.

@@ -88,7 +88,7 @@ pub async fn check_mountpoint(path: &Path, over: bool) -> Result<(), MountError>
     mountpoint::prepare(path, over).await.map(|_| ())
 }
 
-/// Mounts, tells `ready`, and serves until somebody unmounts or `shutdown` is cancelled. Then everything written is
+/// Mounts, tells `ready`, and serves until it is unmounted or `shutdown` is cancelled. Then everything written is
 /// on its way to the cluster and the directory is free again; the file system itself is shut down by the caller.
 ///
 /// # Errors
@@ -127,7 +127,10 @@ pub async fn run(
     let _ = ready.send(());
 
     let served = tokio::select! {
-        served = &mut ended => served,
+        served = &mut ended => {
+            tracing::warn!(mountpoint = %path.display(), "the mount was ended from outside: it was unmounted, or its connection aborted");
+            served
+        }
         () = shutdown.cancelled() => {
             match mountpoint::unmount(&path).await {
                 Unmounted::Now => ended.await,

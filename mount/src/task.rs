@@ -4,6 +4,7 @@
 //! looks into `/proc/TID/status` of its caller from time to time.
 
 use quarry_client::Credentials;
+use quarry_common::wire::session::LockFamily;
 use std::time::Duration;
 
 /// An operation that ends within this time never looks. Short enough for Ctrl-C to feel immediate.
@@ -11,6 +12,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// Signals that do nothing, stop or continue a process by default (17 SIGCHLD, 18 SIGCONT, 19 SIGSTOP, 20 SIGTSTP, 21 SIGTTIN,
 /// 22 SIGTTOU, 23 SIGURG, 28 SIGWINCH); all others end it.
 const HARMLESS: u64 = bit(17) | bit(18) | bit(19) | bit(20) | bit(21) | bit(22) | bit(23) | bit(28);
+/// flock(2) in the tables of system calls of x86-64, i386 and the architectures that share the generic one (arm64, riscv64).
+/// These numbers stand for no call of fcntl(2) in any of them.
+const FLOCK: [&str; 3] = ["73", "143", "32"];
 /// CAP_FSETID of `linux/capability.h`.
 const CAP_FSETID: u32 = 4;
 
@@ -52,6 +56,13 @@ impl Task {
         credentials(&status, self.uid, self.gid)
     }
 
+    /// The call in which it asks for a lock, which fuser does not pass on. Where the kernel does not show it, all locks are of one
+    /// family.
+    pub(crate) fn lock_family(self) -> LockFamily {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.tid)).unwrap_or_default();
+        lock_family(&call)
+    }
+
     fn status(self) -> Option<String> {
         // The kernel itself asks as thread 0.
         (self.tid != 0).then(|| std::fs::read_to_string(format!("/proc/{}/status", self.tid)).ok()).flatten()
@@ -68,6 +79,14 @@ impl Task {
                 None => return std::future::pending().await,
             }
         }
+    }
+}
+
+/// What `/proc/TID/syscall` says of a thread that asks for a lock: the number of the call comes first.
+fn lock_family(call: &str) -> LockFamily {
+    match call.split_whitespace().next() {
+        Some(number) if FLOCK.contains(&number) => LockFamily::Flock,
+        _ => LockFamily::Record,
     }
 }
 
@@ -122,6 +141,17 @@ mod tests {
         ] {
             assert_eq!(is_interrupted(&status, WhenKilled), killed, "{status}");
             assert_eq!(is_interrupted(&status, BySignals), interrupted, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_call_tells_the_family_of_a_lock() {
+        assert_eq!(
+            lock_family("73 0x3 0x6 0x0 0x7f47e1ccb720 0x0 0x0 0x7ffe24251fb8 0x7f47e2316897\n"),
+            LockFamily::Flock
+        );
+        for other in ["72 0x3 0x6\n", "221 0x3 0x6\n", "55 0x3\n", "25 0x3\n", "running\n", ""] {
+            assert_eq!(lock_family(other), LockFamily::Record, "{other}");
         }
     }
 

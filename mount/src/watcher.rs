@@ -1,7 +1,7 @@
 //! A small process beside the one that serves a mount. When that dies without having ended the mount, it frees the host of it.
 //!
 //! A killed process can be stuck in the kernel: it waits for a page of a read that it was to answer itself, and then umount(8), sync(2)
-//! and whatever else walks over all file systems hang as well, until somebody aborts the connection. So the watcher aborts it,
+//! and whatever else walks over all file systems hang as well, until the connection is aborted by hand. So the watcher aborts it,
 //! detaches the mount and says so.
 //!
 //! It is a child of the serving process, so that the process which was started is the one that serves, whatever kills or supervises

@@ -23,8 +23,10 @@ use tokio::sync::oneshot;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a stop was asked for, what is not yet with the cluster goes there as long as some of it does within this time.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Set for the child of `--background`, which reports on its standard output.
+/// Set for the child of `--background`, which reports on its standard output: where it logs.
 const CHILD: &str = "QUARRY_MOUNT_CHILD";
+/// It logs to syslog, rather than to standard error.
+const SYSLOG: &str = "syslog";
 /// What the child reports when programs may use the mount.
 const MOUNTED: &str = "mounted\n";
 
@@ -49,7 +51,7 @@ pub(crate) struct Mount {
     /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
     #[arg(long)]
     background: bool,
-    /// With --background: where the log goes [default: nowhere]
+    /// With --background: where the log goes [default: syslog, which on most hosts is the journal]
     #[arg(long, value_name = "FILE", requires = "background")]
     log_file: Option<PathBuf>,
 }
@@ -103,7 +105,11 @@ impl Mount {
         // Errors before the mount go to the report, so that the caller of mount(8) sees them.
         let (mut report, report_end) = std::io::pipe().context("cannot make a pipe")?;
         let mut child = Command::new(std::env::current_exe().context("cannot find this program")?);
-        child.args(std::env::args_os().skip(1)).env(CHILD, "1").stdin(Stdio::null()).stdout(report_end);
+        child
+            .args(std::env::args_os().skip(1))
+            .env(CHILD, if self.log_file.is_some() { "stderr" } else { SYSLOG })
+            .stdin(Stdio::null())
+            .stdout(report_end);
         child.stderr(if self.log_file.is_some() { log } else { Stdio::null() });
         // SAFETY: setsid is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
@@ -131,6 +137,11 @@ impl Mount {
             reason => bail!("{reason}"),
         }
     }
+}
+
+/// Whether this process is a mount in the background that logs to syslog, or its watcher.
+pub(crate) fn logs_to_syslog() -> bool {
+    std::env::var_os(CHILD).is_some_and(|to| to == SYSLOG)
 }
 
 /// Mounts and serves until the mount ends or a signal asks for its end.

@@ -1,4 +1,4 @@
-//! What the client remembers of the namespace, for as long as leases say that nobody changes it.
+//! What the client remembers of the namespace, for as long as leases say that no other client changes it.
 //!
 //! ```text
 //!   reader of the control connection          callers                        a task for each recall

@@ -283,7 +283,7 @@ fn renamed(
         (RenameMode::Exchange, Some(other)) => Some(Known::Inode(other.ino)),
         // Both names may have been the same inode's, and then nothing has happened.
         (_, None) if moved.kind != FileKind::Dir && moved.nlink > 1 => None,
-        _ if same_name => None,
+        _ if same_name || mode == RenameMode::Whiteout => None,
         _ => Some(Known::Absent),
     };
     (old, (!same_name).then_some(Known::Inode(moved.ino)))

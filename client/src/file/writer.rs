@@ -9,7 +9,6 @@ use super::space::Room;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
-use quarry_host::clock;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +159,7 @@ impl Inode {
         if !state.is_dirty() {
             self.registry.keep(self.ino, self);
         }
-        let (time, now) = (clock::wall(), Instant::now());
+        let (time, now) = (self.shared.meta.time(), Instant::now());
         let written = state.write(Write { at, time, kill_suidgid: kill, now, lease }, data.clone());
         if self.shared.budget.is_short() {
             state.request(written.sequence, false);

@@ -59,7 +59,7 @@ async fn wait_for(
             result = &mut granted => result,
             () = done.closed() => {
                 if let Err(error) = cancel(&session, ino, lock.owner).await {
-                    tracing::warn!(%ino, %error, "nobody waits for a lock any more, but it may still be granted");
+                    tracing::warn!(%ino, %error, "a wait for a lock was given up, but the lock may still be granted");
                 }
                 granted.await
             }
@@ -76,7 +76,7 @@ async fn undo(session: &Session, ino: Ino, lock: Lock, before: &[Lock]) {
     let unlock = Lock { kind: LockKind::Unlock, ..lock };
     for lock in std::iter::once(&unlock).chain(before) {
         if let Err(error) = set(session, ino, *lock, false).await {
-            tracing::warn!(%ino, %error, "a lock that nobody waited for is not undone");
+            tracing::warn!(%ino, %error, "a lock whose wait was given up is not undone");
         }
     }
 }

@@ -130,7 +130,7 @@ impl FileSystem {
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<(Attr, Option<Attr>), FsError> {
-        if mode == RenameMode::Replace {
+        if matches!(mode, RenameMode::Replace | RenameMode::Whiteout) {
             self.settle_replacement((from, from_name), (to, to_name)).await;
         }
         let mutation =

@@ -8,7 +8,7 @@
 use super::FileSystem;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::session::{Lock, LockKind};
+use quarry_common::wire::session::{Lock, LockFamily, LockKind};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -190,7 +190,8 @@ impl FileSystem {
             return Ok(());
         }
         let freeing = Freeing { owners: &self.0.owners, ino, owner };
-        let all = Lock { owner, pid: 0, start: 0, end: u64::MAX, kind: LockKind::Unlock };
+        let (kind, family) = (LockKind::Unlock, LockFamily::default());
+        let all = Lock { owner, pid: 0, start: 0, end: u64::MAX, kind, family };
         let freed = self.set_lock(ino, all, false).await;
         drop(freeing);
         freed
@@ -200,6 +201,7 @@ impl FileSystem {
     fn in_the_way(&self, ino: Ino, lock: &Lock) -> Vec<u64> {
         let conflicts = |held: &Lock| {
             held.owner != lock.owner
+                && held.family == lock.family
                 && held.start <= lock.end
                 && lock.start <= held.end
                 && (held.kind == LockKind::Write || lock.kind == LockKind::Write)

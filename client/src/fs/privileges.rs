@@ -126,10 +126,20 @@ impl FileSystem {
         range: (u64, u64),
         credentials: impl FnOnce() -> Credentials + Send,
     ) -> Result<(), FsError> {
+        if matches!(mode, FallocateMode::Allocate | FallocateMode::KeepSize) {
+            self.check_room(file, range.1).await?;
+        }
         let kill = self.kill_before(file, credentials, false).await?;
         file.fallocate(mode, range.0, range.1, kill).await?;
         self.forget_attributes(file.ino());
         Ok(())
+    }
+
+    /// Space is not reserved, but a program that asks for more than there is learns it at once. What the file has already may lie
+    /// in the range.
+    async fn check_room(&self, file: &OpenFile, length: u64) -> Result<(), FsError> {
+        let needed = length.saturating_sub(file.attr().allocated);
+        if needed > 0 && needed > self.statfs().await?.free { Err(FsError::NoSpace) } else { Ok(()) }
     }
 
     /// copy_file_range(2) by a thread with these credentials. Returns how many bytes were copied.

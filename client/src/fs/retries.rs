@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A second attempt comes within microseconds, unless its thread is not scheduled.
 const HOLD: Duration = Duration::from_secs(5);
@@ -24,6 +25,10 @@ const TASKS_MAX: usize = 1024;
 /// Attempts to make a name or to hold what stands in its way before the caller is told `Stale`: at each, another client was
 /// quicker once more.
 const ATTEMPTS: usize = 256;
+
+/// How long a second attempt tries to make a name that is taken, and the pause between two tries.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How the kernel asks for the creation of a file.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +79,10 @@ impl Retries {
 
     /// The thread is going to try again.
     fn begin(self: &Arc<Self>, task: u32, held: Option<Held>) {
+        // The kernel names a thread of another process namespace 0: one could get what is held for another.
+        if task == 0 {
+            return;
+        }
         let mut tasks = self.tasks();
         if tasks.len() >= TASKS_MAX && !tasks.contains_key(&task) {
             return;
@@ -126,6 +135,9 @@ impl FileSystem {
         name: &[u8],
         new: NewFile,
     ) -> Result<(Entry, Arc<OpenFile>), FsError> {
+        // The kernel's second attempt began with a file that was gone, and there is no third: what was made since is likely to go as
+        // well.
+        let last = self.0.retries.is_one(new.task).then(|| Instant::now() + LAST_WAIT);
         for _ in 0..ATTEMPTS {
             match self.create_open(parent, name, new.mode, new.umask, new.caller, new.open).await {
                 Ok((attr, file)) => {
@@ -136,6 +148,9 @@ impl FileSystem {
                 Err(error) => return Err(error),
             }
             match self.hold(new.task, parent, name).await {
+                Ok(_) if last.is_some_and(|until| Instant::now() < until) => {
+                    tokio::time::sleep(LAST_PAUSE).await
+                }
                 Ok(_) => return Err(FsError::Stale),
                 // It is gone again.
                 Err(FsError::NotFound | FsError::Stale) => {}
@@ -207,6 +222,7 @@ mod tests {
         assert_eq!(fs.create_entry(Ino::ROOT, b"f", new_file(true)).await.err(), Some(FsError::Exists));
         assert!(!fs.0.retries.is_one(7));
         assert_eq!(fs.create_entry(Ino::ROOT, b"f", new_file(false)).await.err(), Some(FsError::Stale));
+        assert!(fs.0.retries.is_one(7));
         // Removed before the second attempt, it is the one that the name stood for.
         fs.unlink(Ino::ROOT, b"f").await.unwrap();
         assert_eq!(fs.lookup_entry(8, Ino::ROOT, b"f").await.err(), Some(FsError::NotFound));
@@ -216,6 +232,21 @@ mod tests {
         let file = fs.open_entry(7, there.ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
         assert_eq!(file.ino(), there.ino);
         assert!(!fs.0.retries.is_one(7));
+    }
+
+    #[tokio::test]
+    async fn a_second_attempt_that_finds_nothing_waits_for_the_name() {
+        let world = World::new(0).await;
+        let fs = world.mount().await;
+        let read = OpenMode { read: true, ..OpenMode::default() };
+        assert_eq!(fs.open_entry(7, Ino(999), read).await.err(), Some(FsError::Stale));
+        fs.create(Ino::ROOT, b"f", NewNode::File { open: false }, 0o600, 0, CALLER).await.unwrap();
+        let remove = async {
+            tokio::time::sleep(5 * LAST_PAUSE).await;
+            fs.unlink(Ino::ROOT, b"f").await.unwrap()
+        };
+        let (made, gone) = tokio::join!(fs.create_entry(Ino::ROOT, b"f", new_file(false)), remove);
+        assert_ne!(made.unwrap().0.attr.ino, gone.ino);
     }
 
     #[tokio::test]

@@ -87,9 +87,10 @@ fn join(locks: &mut Vec<Lock>, mut new: Lock) -> Lock {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use quarry_common::wire::session::LockFamily;
 
     fn lock(owner: u64, start: u64, end: u64, kind: LockKind) -> Lock {
-        Lock { owner, pid: 1, start, end, kind }
+        Lock { owner, pid: 1, start, end, kind, family: LockFamily::Record }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::testing::{Fate, World};
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Caller, NewNode, Query};
-use quarry_common::wire::session::{Lock, LockKind, Request};
+use quarry_common::wire::session::{Lock, LockFamily, LockKind, Request};
 use std::time::Duration;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
@@ -21,7 +21,7 @@ async fn create(fs: &FileSystem, name: &str) -> Ino {
 }
 
 fn write_lock(owner: u64) -> Lock {
-    Lock { owner, pid: 1, start: 0, end: 9, kind: LockKind::Write }
+    Lock { owner, pid: 1, start: 0, end: 9, kind: LockKind::Write, family: LockFamily::Record }
 }
 
 fn is_mutation(request: &Request) -> bool {

@@ -11,7 +11,9 @@ pub mod log_limit;
 pub mod private;
 pub mod process;
 pub mod random;
+mod syslog;
 pub mod task;
+
 pub mod telemetry;
 pub mod thread;
 pub mod world;

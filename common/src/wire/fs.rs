@@ -136,6 +136,9 @@ pub enum RenameMode {
     NoReplace,
     /// RENAME_EXCHANGE: swap both atomically.
     Exchange,
+    /// RENAME_WHITEOUT: as [`Replace`](Self::Replace), and a character device 0:0 takes the place of the old name, by which overlayfs
+    /// hides what lower layers have there.
+    Whiteout,
 }
 
 /// How setxattr treats an existing attribute.

@@ -194,6 +194,16 @@ pub enum LockKind {
     Unlock,
 }
 
+/// Which call a lock belongs to. Locks of different families do not exclude each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LockFamily {
+    /// `fcntl(2)`.
+    #[default]
+    Record,
+    /// `flock(2)`.
+    Flock,
+}
+
 /// A byte-range lock. `flock` is one over the whole range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lock {
@@ -207,6 +217,8 @@ pub struct Lock {
     pub end: u64,
     /// Kind.
     pub kind: LockKind,
+    /// Family. An owner has locks of one family only.
+    pub family: LockFamily,
 }
 
 /// A run of chunk ids of one group.

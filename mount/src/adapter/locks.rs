@@ -3,10 +3,18 @@
 use super::{Adapter, reply_empty};
 use crate::convert;
 use crate::errno::errno;
-use crate::task::Interruptible;
+use crate::task::{Interruptible, Task};
 use fuser::{Errno, FileHandle, INodeNo, LockOwner, ReplyEmpty, ReplyLock, Request};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::session::Lock;
+use quarry_common::wire::session::{Lock, LockFamily};
+
+/// The kernel names an open file by the same number for flock and for open file description locks; owners have one family.
+fn number(owner: LockOwner, family: LockFamily) -> u64 {
+    match family {
+        LockFamily::Record => owner.0,
+        LockFamily::Flock => owner.0 ^ (1 << 63),
+    }
+}
 
 impl Adapter {
     pub(super) fn lock_test(
@@ -21,7 +29,8 @@ impl Adapter {
     ) {
         let Some(kind) = convert::lock_kind(typ) else { return reply.error(Errno::EINVAL) };
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        let lock = Lock { owner: owner.0, pid, start, end, kind };
+        // Only fcntl asks for the locks of others.
+        let lock = Lock { owner: owner.0, pid, start, end, kind, family: LockFamily::Record };
         self.answer(req, async move { fs.test_lock(ino, lock).await }, move |result| match result {
             Ok(Some(l)) => reply.locked(l.start, l.end, convert::lock_type(l.kind), l.pid),
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
@@ -41,8 +50,9 @@ impl Adapter {
         reply: ReplyEmpty,
     ) {
         let Some(kind) = convert::lock_kind(typ) else { return reply.error(Errno::EINVAL) };
-        let (fs, ino, owner) = (self.fs.clone(), convert::ino(ino), owner.0);
-        let lock = Lock { owner, pid, start, end, kind };
+        let family = Task::of(req).lock_family();
+        let (fs, ino, owner) = (self.fs.clone(), convert::ino(ino), number(owner, family));
+        let lock = Lock { owner, pid, start, end, kind, family };
         let (waiting, runtime) = (fs.clone(), self.runtime.clone());
         let by = if wait { Interruptible::BySignals } else { Interruptible::WhenKilled };
         self.answer_unless(

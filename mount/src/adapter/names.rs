@@ -181,6 +181,7 @@ impl Adapter {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
             _ => return reply.error(Errno::EINVAL),
         };
         let (fs, from, to) = (self.fs.clone(), convert::ino(parent), convert::ino(newparent));

@@ -1,4 +1,5 @@
-//! POSIX byte-range locks, keyed by inode: one table for `fcntl` and `flock`, which is a lock of the whole range.
+//! POSIX byte-range locks, keyed by inode: one table for `fcntl` and `flock`, which is a lock of the whole range. Locks of
+//! different families do not exclude each other.
 //!
 //! The table is in memory only and holds what sessions have; a client says what it holds when it resumes its session.
 //! Nothing here waits: a request that must wait gets a [`Ticket`], and whatever ends the waiting returns that ticket in
@@ -16,7 +17,7 @@ mod waiting;
 
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::session::{Lock, LockKind};
+use quarry_common::wire::session::{Lock, LockFamily, LockKind};
 use ranges::{Held, Ranges};
 use std::collections::{BTreeMap, BTreeSet};
 use waiting::{Queues, Waiter};
@@ -290,7 +291,8 @@ impl LockTable {
     }
 
     fn free(&mut self, owner: Owner, ino: Ino) {
-        let all = Lock { owner: owner.owner, pid: 0, start: 0, end: END, kind: LockKind::Unlock };
+        let (kind, family) = (LockKind::Unlock, LockFamily::default());
+        let all = Lock { owner: owner.owner, pid: 0, start: 0, end: END, kind, family };
         self.replace(owner, ino, &all);
     }
 

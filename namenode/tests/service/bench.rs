@@ -6,7 +6,7 @@ use quarry_common::wire::cluster::{
 };
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Attr, Caller, Mutation, MutationReply, NewNode, Query, QueryReply};
-use quarry_common::wire::session::{ClientInfo, Lock, LockKind, Push, Reply, Request, Response};
+use quarry_common::wire::session::{ClientInfo, Lock, LockFamily, LockKind, Push, Reply, Request, Response};
 use quarry_namenode::NameNodeConfig;
 use quarry_net::frame;
 use quarry_net::identity::{Credentials, Role, init_ca, issue};
@@ -340,7 +340,8 @@ pub(crate) fn unlink(name: &str) -> Mutation {
 }
 
 pub(crate) fn write_lock(owner: u64) -> Lock {
-    Lock { owner, pid: 1, start: 0, end: u64::MAX, kind: LockKind::Write }
+    let (kind, family) = (LockKind::Write, LockFamily::Record);
+    Lock { owner, pid: 1, start: 0, end: u64::MAX, kind, family }
 }
 
 /// Asks again until it holds.

@@ -130,6 +130,27 @@ fn a_dead_mount_is_replaced_and_a_living_one_is_not() {
 }
 
 #[test]
+fn a_mount_that_cannot_come_up_says_why_and_leaves_nothing() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let nobody = quarry_tests::ports::reserve();
+    let address = format!("127.0.0.1:{}", nobody.number);
+    let config = cluster.path("away.toml");
+    fs::write(&config, format!("namenode = \"{address}\"\ncerts = \"certs/client-test\"\n")).unwrap();
+    let (path, config) = (cluster.path("away"), config.display().to_string());
+    fs::create_dir(&path).unwrap();
+    let path = path.display().to_string();
+    for background in [false, true] {
+        let mut args = vec!["mount", &path, "--config", &config, "-o", "soft,timeo=2"];
+        args.extend(background.then_some("--background"));
+        let said = error(&args);
+        assert!(said.contains(&address), "{said}");
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+        let left = processes.filter(|file| fs::read_to_string(file).is_ok_and(|line| line.contains(&path)));
+        assert_eq!(left.count(), 0);
+    }
+}
+
+#[test]
 fn mount_8_and_read_only() {
     let cluster = Cluster::options().datanodes(1).replication("1").start();
     let mount = cluster.mount();

@@ -57,3 +57,15 @@ fn a_full_cluster_says_so_at_once_and_loses_nothing() {
     assert!(blocks(&mount, "a") > 0);
     cluster.assert_sound(true);
 }
+
+#[test]
+fn fallocate_of_more_than_is_free_is_refused() {
+    let cluster = Cluster::options().capacity(CAPACITY).start();
+    let mount = cluster.mount();
+    for how in ["-l", "-n -l"] {
+        shell(
+            mount.root(),
+            &format!("fails fallocate {how} 32T f; fallocate {how} 1M f; fallocate {how} 1M f"),
+        );
+    }
+}

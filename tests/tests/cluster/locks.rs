@@ -149,6 +149,23 @@ fn flock_across_mounts() {
 }
 
 #[test]
+fn flock_and_fcntl_locks_do_not_exclude_each_other() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    for across in [false, true] {
+        let (_mounts, mut a, mut b) = two_agents(&cluster, across);
+        assert_eq!(a.does("flock write now 0 0"), "ok");
+        assert_eq!(b.does("fcntl write now 0 100"), "ok");
+        assert_eq!(b.does("flock write now 0 0"), "EAGAIN");
+        assert_eq!(a.does("fcntl write now 0 100"), "EAGAIN");
+        // One program takes both, as those that deliver mail do.
+        assert_eq!(b.does("fcntl unlock now 0 100"), "ok");
+        assert_eq!(a.does("fcntl write now 0 100"), "ok");
+        assert_eq!(a.does("flock unlock now 0 0"), "ok");
+        assert_eq!(b.does("flock write now 0 0"), "ok");
+    }
+}
+
+#[test]
 fn a_dead_process_holds_nothing() {
     let cluster = Cluster::options().datanodes(1).replication("1").start();
     let (_mounts, mut a, mut b) = two_agents(&cluster, true);

@@ -38,6 +38,23 @@ fn rename_in_all_its_forms() {
 }
 
 #[test]
+fn a_rename_can_leave_a_whiteout() {
+    use std::os::unix::fs::FileTypeExt;
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (mount, other) = (cluster.mount(), cluster.mount());
+    for (from, to) in [("a", "b"), ("c", "b")] {
+        fs::write(mount.path(from), from).unwrap();
+        renameat_with(CWD, mount.path(from), CWD, mount.path(to), RenameFlags::WHITEOUT).unwrap();
+        for root in [&mount, &other] {
+            let left = fs::symlink_metadata(root.path(from)).unwrap();
+            assert!(left.file_type().is_char_device() && left.rdev() == 0);
+            assert_eq!(fs::read_to_string(root.path(to)).unwrap(), from);
+        }
+    }
+    cluster.assert_sound(false);
+}
+
+#[test]
 fn special_files_links_and_modes() {
     let cluster = Cluster::options().datanodes(1).replication("1").start();
     let mut mount = cluster.mount_with(&["-o", "dev"]);

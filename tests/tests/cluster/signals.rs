@@ -4,6 +4,7 @@ use quarry_tests::process::shell;
 use quarry_tests::{Cluster, eventually, program};
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -125,4 +126,32 @@ fn shells_and_git_go_on_when_their_children_end() {
         std::thread::sleep(Duration::from_millis(50));
     }
     running.join().expect("nothing fails");
+}
+
+#[test]
+fn a_hangup_ends_no_part() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mut mount = cluster.mount();
+    mount.process().signal(Signal::HUP);
+    cluster.namenode().signal(Signal::HUP);
+    cluster.datanode(1).signal(Signal::HUP);
+    for i in 0..20 {
+        shell(mount.root(), &format!("echo {i} > f{i} && sync f{i}"));
+    }
+    assert!(mount.process().exited().is_none() && cluster.namenode().exited().is_none());
+    assert!(cluster.datanode(1).exited().is_none());
+}
+
+#[test]
+fn a_mount_without_servers_ends_in_time_and_says_what_is_lost() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mut mount = cluster.mount();
+    // Its maker has the right to keep what it writes, so that this needs no server.
+    let mut file = fs::File::create(mount.path("f")).unwrap();
+    cluster.kill_servers();
+    file.write_all(&vec![7; 100_000]).unwrap();
+    let ended = mount.process().stop(Duration::from_secs(90));
+    assert!(ended.is_some(), "{}", mount.process().log_end(10));
+    let log = mount.process().log_end(10);
+    assert!(log.contains("the cluster does not take the last changes") && log.contains("files=1"), "{log}");
 }

@@ -24,11 +24,14 @@ const CLIENT_STOP_TIMEOUT: Duration = Duration::from_secs(75);
 /// A server gets this long to end by itself.
 const SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How often parts that failed are looked at: well below the shortest pause before they are started again.
+const TICK: Duration = Duration::from_millis(500);
+
 /// Make a cluster in DIR if it is new, run all of it on this machine, and mount it.
 ///
 /// Stays in the foreground until Ctrl-C or SIGTERM, then unmounts and stops everything. Started again on the same DIR, all
-/// files are there. The dashboard's address is printed at the start. A part that died is started again on SIGHUP. Other commands find the cluster by
-/// `--config DIR/client.toml`; logs are in DIR/logs/, process ids in DIR/run/.
+/// files are there. The dashboard's address is printed at the start. A part that fails is started again, and one that was
+/// stopped on SIGHUP. Other commands find the cluster by `--config DIR/client.toml`; logs are in DIR/logs/, process ids in DIR/run/.
 #[derive(Args)]
 pub(crate) struct Up {
     /// Where everything is kept: certificates, the NameNode's log and database, the DataNodes' chunks, the logs.
@@ -111,6 +114,7 @@ async fn serve(layout: &Layout, servers: &mut Vec<Part>, clients: Vec<Part>) -> 
     }
     if started.is_ok() {
         announce(layout, &parts);
+        let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -118,6 +122,13 @@ async fn serve(layout: &Layout, servers: &mut Vec<Part>, clients: Vec<Part>) -> 
                 _ = child.recv() => {
                     for part in &mut parts {
                         part.notice_end();
+                    }
+                }
+                _ = tick.tick() => {
+                    for part in &mut parts {
+                        if let Err(error) = part.start_if_due(START_TIMEOUT).await {
+                            complain(format_args!("quarry: {error:#}"));
+                        }
                     }
                 }
                 _ = again.recv() => {

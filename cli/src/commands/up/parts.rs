@@ -9,10 +9,13 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
+/// Pause before a part that failed is started again: the first, and the longest to which failures in a row double it.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Lines of a log that are shown when its part fails to start.
 const LOG_LINES: usize = 5;
 
@@ -26,6 +29,10 @@ pub(super) struct Part {
     log: PathBuf,
     pid_file: PathBuf,
     child: Option<Child>,
+    started: Option<Instant>,
+    /// When it is started again.
+    due: Option<Instant>,
+    pause: Duration,
     /// Kept open: a part that writes to a closed pipe would die.
     stdout: Option<BufReader<ChildStdout>>,
 }
@@ -39,6 +46,9 @@ impl Part {
             name,
             place,
             child: None,
+            started: None,
+            due: None,
+            pause: PAUSE_FIRST,
             stdout: None,
         }
     }
@@ -115,6 +125,8 @@ impl Part {
         }
         let mut stdout = BufReader::new(child.stdout.take().context("the part has no output")?);
         self.child = Some(child);
+        self.started = Some(Instant::now());
+        self.due = None;
         let mut line = String::new();
         match tokio::time::timeout(timeout, stdout.read_line(&mut line)).await {
             Ok(Ok(n)) if n > 0 => {
@@ -137,13 +149,43 @@ impl Part {
         Ok(())
     }
 
-    /// Says so if the process ended.
-    pub(super) fn notice_end(&mut self) {
-        let ended = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten());
-        if let Some(status) = ended {
-            say(format_args!("{} ended: {}; SIGHUP starts it again", self.name, describe(status)));
-            self.forget();
+    /// Starts it again if it failed and its pause is over.
+    pub(super) async fn start_if_due(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        if self.due.is_none_or(|due| Instant::now() < due) {
+            return Ok(());
         }
+        let started = self.start_if_dead(timeout).await;
+        if started.is_err() {
+            // It is not left half started.
+            self.wait(Duration::ZERO).await;
+            self.put_off();
+        }
+        started
+    }
+
+    /// Says so if the process ended. One that was stopped, as a mount is by umount(8), stays so until SIGHUP.
+    pub(super) fn notice_end(&mut self) {
+        let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) else { return };
+        self.forget();
+        if status.success() {
+            say(format_args!("{} ended: {}; SIGHUP starts it again", self.name, describe(status)));
+            return;
+        }
+        if self.started.is_some_and(|started| started.elapsed() > PAUSE_MAX) {
+            self.pause = PAUSE_FIRST;
+        }
+        say(format_args!(
+            "{} ended: {}; it is started again in {:?}",
+            self.name,
+            describe(status),
+            self.pause
+        ));
+        self.put_off();
+    }
+
+    fn put_off(&mut self) {
+        self.due = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
     /// Asks it to end.

@@ -17,7 +17,7 @@ pub(super) struct Ranges(Vec<Held>);
 
 /// Whether two locks of different owners exclude each other.
 pub(super) fn exclude(a: &Lock, b: &Lock) -> bool {
-    overlap(a, b) && (a.kind == LockKind::Write || b.kind == LockKind::Write)
+    a.family == b.family && overlap(a, b) && (a.kind == LockKind::Write || b.kind == LockKind::Write)
 }
 
 fn overlap(a: &Lock, b: &Lock) -> bool {

@@ -6,7 +6,7 @@ const FILE: Ino = Ino(5);
 const DONE: Result<Outcome, FsError> = Ok(Outcome::Done);
 
 fn lock(owner: u64, start: u64, end: u64, kind: LockKind) -> Lock {
-    Lock { owner, pid: 100 + owner as u32, start, end, kind }
+    Lock { owner, pid: 100 + owner as u32, start, end, kind, family: LockFamily::Record }
 }
 
 /// Sets without waiting; nobody may be woken.
@@ -43,6 +43,20 @@ fn ranges_split_merge_and_change_kind() {
     assert_eq!((t.total(), t.count(SessionId(1))), (1, 1));
     assert_eq!(set(&mut t, 1, 0, u64::MAX, Unlock), DONE);
     assert_eq!((t.total(), t.held.len(), t.owners.len(), t.sessions.len()), (0, 0, 0, 0));
+}
+
+#[test]
+fn flock_and_fcntl_do_not_exclude_each_other() {
+    let mut t = LockTable::new();
+    let flock = |owner| Lock { family: LockFamily::Flock, ..lock(owner, 0, u64::MAX, Write) };
+    assert_eq!(set(&mut t, 1, 0, 9, Write), DONE);
+    assert_eq!(t.set(SessionId(1), FILE, &flock(2), false).map(|(outcome, _)| outcome), DONE);
+    assert_eq!(t.set(SessionId(1), FILE, &flock(3), false), Err(FsError::WouldBlock));
+    assert_eq!(set(&mut t, 4, 20, 29, Write), DONE);
+    assert_eq!(set(&mut t, 4, 0, 0, Write), Err(FsError::WouldBlock));
+    let ticket = wait(&mut t, 1, FILE, &flock(3));
+    assert_eq!(set(&mut t, 1, 0, 9, Unlock), DONE);
+    assert_eq!(t.release_owner(SessionId(1), FILE, 2).granted, [ticket]);
 }
 
 #[test]

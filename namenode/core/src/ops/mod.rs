@@ -33,7 +33,7 @@ use crate::tables::InodeKey;
 use crate::tx::Tx;
 use quarry_common::ids::{Ino, NamespaceId, SessionId};
 use quarry_common::wire::cluster::Replication;
-use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply, StatFs};
+use quarry_common::wire::fs::{Mutation, MutationReply, Query, QueryReply, RenameMode, StatFs};
 use quarry_common::wire::session::LeaseId;
 
 /// Open sessions: each may keep 64 replies of a few hundred bytes, so this is some hundred megabytes at worst.
@@ -81,7 +81,13 @@ pub(crate) fn mutate(tx: &mut Tx<'_>, session: SessionId, mutation: &Mutation) -
         Mutation::Unlink { parent, name } => unlink::unlink(tx, *parent, name),
         Mutation::Rmdir { parent, name } => rmdir::rmdir(tx, *parent, name),
         Mutation::Rename { from, from_name, to, to_name, mode } => {
-            rename::rename(tx, &rename::Ends { from: *from, from_name, to: *to, to_name }, *mode)
+            let ends = rename::Ends { from: *from, from_name, to: *to, to_name };
+            match mode {
+                RenameMode::Whiteout => rename::rename_leaving_whiteout(tx, &ends),
+                RenameMode::Replace | RenameMode::NoReplace | RenameMode::Exchange => {
+                    rename::rename(tx, &ends, *mode)
+                }
+            }
         }
         Mutation::SetAttr { ino, set, keep_sgid } => setattr::setattr(tx, *ino, set, *keep_sgid),
         Mutation::SetXattr { ino, name, value, mode } => xattr::set(tx, *ino, name, value, *mode),

@@ -1,6 +1,7 @@
 //! Moving, replacing and exchanging names.
 
 use super::OpResult;
+use super::create::{Spec, create};
 use super::rmdir::check_empty;
 use crate::error::{OpError, StateError};
 use crate::records::{Content, Inode, NameEntry};
@@ -8,7 +9,7 @@ use crate::store::Store;
 use crate::tx::{self, Tx};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
-use quarry_common::wire::fs::{FileKind, MutationReply, Name, RenameMode};
+use quarry_common::wire::fs::{Caller, FileKind, MutationReply, Name, NewNode, RenameMode};
 
 /// The two names.
 pub(crate) struct Ends<'a> {
@@ -67,9 +68,22 @@ pub(crate) fn rename(tx: &mut Tx<'_>, ends: &Ends<'_>, mode: RenameMode) -> OpRe
             Ok(MutationReply::Renamed { moved, other: None })
         }
         (Some(target), RenameMode::Exchange) => exchange(tx, ends, dirs, source, target),
-        (Some(target), RenameMode::Replace) => replace(tx, ends, dirs, source, target),
-        (None, RenameMode::Replace | RenameMode::NoReplace) => Ok(move_entry(tx, ends, dirs, source)?),
+        (Some(target), RenameMode::Replace | RenameMode::Whiteout) => replace(tx, ends, dirs, source, target),
+        (None, RenameMode::Replace | RenameMode::NoReplace | RenameMode::Whiteout) => {
+            Ok(move_entry(tx, ends, dirs, source)?)
+        }
     }
+}
+
+/// The same with [`RenameMode::Whiteout`]: hides the old name, if it went away.
+pub(crate) fn rename_leaving_whiteout(tx: &mut Tx<'_>, ends: &Ends<'_>) -> OpResult<MutationReply> {
+    let reply = rename(tx, ends, RenameMode::Whiteout)?;
+    if tx::entry(tx.store, ends.from, ends.from_name)?.is_none() {
+        let node = NewNode::Special { kind: FileKind::CharDevice, rdev: 0 };
+        let spec = Spec { node: &node, mode: 0, umask: 0, caller: Caller { uid: 0, gid: 0 } };
+        create(tx, ends.from, ends.from_name, &spec)?;
+    }
+    Ok(reply)
 }
 
 /// A directory cannot become its own descendant.
@@ -201,6 +215,21 @@ mod tests {
     }
 
     const ROOT: Ino = Ino::ROOT;
+
+    #[test]
+    fn a_whiteout_takes_the_old_names_place_if_it_went() {
+        let mut bench = Bench::new();
+        let (a, b) = (bench.file(ROOT, "a"), bench.file(ROOT, "b"));
+        assert_eq!(rename(&mut bench, (ROOT, "a"), (ROOT, "b"), RenameMode::Whiteout), Ok((a, Some(b))));
+        let left = bench.lookup(ROOT, "a").expect("a whiteout");
+        assert_eq!((bench.attr(left).kind, bench.attr(left).rdev), (FileKind::CharDevice, 0));
+        assert_eq!(bench.lookup(ROOT, "b"), Ok(a));
+        let link = Mutation::Link { ino: a, parent: ROOT, name: b"c"[..].into() };
+        bench.attr_of(link).expect("linked");
+        assert_eq!(rename(&mut bench, (ROOT, "b"), (ROOT, "c"), RenameMode::Whiteout), Ok((a, None)));
+        assert_eq!(bench.lookup(ROOT, "b"), Ok(a), "two names of one inode");
+        bench.check();
+    }
 
     #[test]
     fn a_moved_directory_has_another_parent() {
