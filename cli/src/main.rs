@@ -76,6 +76,12 @@ enum Command {
     Locate(commands::locate::Locate),
     /// Show what changes below a directory as it happens, whichever mount does it.
     Watch(commands::watch::Watch),
+    /// Show DataNodes, and take them out of the cluster in order.
+    #[command(subcommand)]
+    Node(commands::node::Node),
+    /// Decide how safe data must be.
+    #[command(subcommand)]
+    Policy(commands::policy::Policy),
     /// Back up, restore and export what the NameNode keeps.
     #[command(subcommand)]
     Meta(commands::meta::Meta),
@@ -146,6 +152,8 @@ fn main() -> ExitCode {
         Command::Status(c) => c.run(),
         Command::Locate(c) => done(c.run()),
         Command::Watch(c) => done(c.run()),
+        Command::Node(c) => done(c.run()),
+        Command::Policy(c) => done(c.run()),
         Command::Meta(c) => done(c.run()),
         Command::Fsck(c) => c.run(),
         Command::Doctor(c) => c.run(),

@@ -22,6 +22,7 @@ pub(crate) fn judge(rights: &Rights, mut request: Request) -> Result<Request, Se
                 replace_owners(squash, mutation);
             }
         }
+        Request::Administer(_) => require_admin(rights, "decide how the cluster is run")?,
         Request::Metadata { .. } => require_admin(rights, "read all metadata")?,
         // Both only serve to change something.
         Request::AllocChunks { .. } | Request::Lease { .. } => refuse_read_only(rights)?,

@@ -133,7 +133,7 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     }
     let stop = running.stop.child_token();
-    let workers = workers::start(&tools, running.desks.clone(), &stop);
+    let mut workers = workers::start(&tools, running.desks.clone(), &stop);
     let accepting = task::spawn(connections::accept(listener.clone(), running.owner.clone()));
     tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
     // Whoever started us may not care.
@@ -142,6 +142,7 @@ async fn serve(
         () = shutdown.cancelled() => Ok(()),
         error = running.log.failed() => Err(anyhow!("the log failed: {error}")),
         () = running.owner.closed() => Ok(()),
+        worker = workers.panicked() => Err(anyhow!("the worker `{worker}` panicked; its work would be done by nobody")),
     };
     stop.cancel();
     workers.wait().await;

@@ -36,7 +36,7 @@ impl Fsck {
         } else {
             print(to_text(&report))?;
         }
-        Ok(match (report.problem_count, report.unreachable.is_empty()) {
+        Ok(match (report.problem_count, report.unreachable.is_empty() && report.behind == 0) {
             (0, true) => Exit::Success,
             (0, false) => Exit::Degraded,
             _ => Exit::Failed,
@@ -79,6 +79,10 @@ fn to_text(r: &FsckProgress) -> String {
     for node in &r.unreachable {
         text += &format!("not checked: the replicas on node {node}, which did not answer\n");
     }
+    if r.behind > 0 {
+        text +=
+            &format!("not checked: {} members of placement groups that are catching up or stale\n", r.behind);
+    }
     text += &format!(
         "{} inodes, {} names, {} chunks and {} replicas checked; {} chunks wait to be collected; {} problems\n",
         r.inodes, r.dentries, r.chunks, r.replicas, r.unreferenced, r.problem_count
@@ -94,6 +98,7 @@ fn to_json(r: &FsckProgress) -> Value {
         "replicas": r.replicas,
         "unreferenced": r.unreferenced,
         "unreachable": r.unreachable,
+        "behind": r.behind,
         "problem_count": r.problem_count,
         "problems": r.problems.iter().map(|p| json!({
             "what": p.what,

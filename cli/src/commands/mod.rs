@@ -11,6 +11,8 @@ pub(crate) mod locate;
 pub(crate) mod meta;
 pub(crate) mod mount;
 pub(crate) mod namenode;
+pub(crate) mod node;
+pub(crate) mod policy;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod sync;

@@ -40,7 +40,8 @@ fn health(s: &ClusterStatus) -> Exit {
     if whole { Exit::Success } else { Exit::Degraded }
 }
 
-fn state(s: NodeState) -> &'static str {
+/// A node's state in a word.
+pub(crate) fn state(s: NodeState) -> &'static str {
     match s {
         NodeState::Healthy => "healthy",
         NodeState::Suspect => "suspect",
@@ -73,6 +74,13 @@ fn to_text(s: &ClusterStatus, extent: Extent) -> String {
         s.chunks,
         s.chunks_deleting
     );
+    for notice in &s.notices {
+        text += &format!("! {notice}\n");
+    }
+    if let Some(min) = s.min_replicas {
+        text +=
+            &format!("Writes need {min} members of their placement group (`quarry policy min-replicas`)\n");
+    }
     if !s.sessions.is_empty() {
         let mut sessions =
             vec![row(["SESSION", "CERTIFICATE", "CLIENT", "IDLE", "OPEN", "LOCKS", "LEASES", "REQUESTS"])];
@@ -129,10 +137,14 @@ fn to_json(s: &ClusterStatus) -> Value {
             "free": n.free,
             "capacity": n.capacity,
             "trouble": n.trouble,
+            "mode": super::node::mode(n.mode),
+            "groups": n.groups,
             "scrubbed": n.scrubbed.0,
             "rotten": n.scrubbed.1,
         })).collect::<Vec<_>>(),
         "groups": { "healthy": s.groups_healthy, "degraded": s.groups_degraded, "healing": s.groups_healing },
+        "min_replicas": s.min_replicas,
+        "notices": s.notices,
         "files": s.files,
         "directories": s.directories,
         "bytes": s.bytes,

@@ -5,7 +5,7 @@ use crate::error::unexpected;
 use crate::traits::Meta;
 use crate::transfer::{ReplicaFault, ask_placement};
 use quarry_common::ids::{ChunkId, Ino, NodeId, WindowIndex};
-use quarry_common::wire::cluster::{ClusterStatus, FsckOptions, FsckProgress, Placement};
+use quarry_common::wire::cluster::{Administer, ClusterStatus, FsckOptions, FsckProgress, Placement};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, ChunkInfo, Query, QueryReply, StatFs, Window};
 use quarry_common::wire::session::{MetadataPage, Reply, Request};
@@ -56,6 +56,18 @@ impl FileSystem {
     pub async fn cluster_status(&self) -> Result<ClusterStatus, FsError> {
         match self.0.session.ask(Request::ClusterStatus).await? {
             Reply::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has something decided about how the cluster is run. The inner error is the NameNode's reason to refuse.
+    ///
+    /// # Errors
+    /// Those of the NameNode.
+    pub async fn administer(&self, wanted: Administer) -> Result<Result<(), String>, FsError> {
+        match self.0.session.ask(Request::Administer(wanted)).await? {
+            Reply::Done => Ok(Ok(())),
+            Reply::Refused(why) => Ok(Err(why)),
             other => Err(unexpected(&other)),
         }
     }

@@ -1,5 +1,6 @@
 //! Nodes, placement groups and their health.
 
+use super::fs::Timestamp;
 use crate::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -96,6 +97,42 @@ pub enum NodeState {
     Dead,
     /// Lives, but takes no new chunks: its disks are full or failing.
     Full,
+}
+
+/// What an administrator has decided about a DataNode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeMode {
+    /// It keeps data.
+    #[default]
+    Active,
+    /// Its data moves to other nodes, and it gets no more groups. It serves what it has until others do.
+    Draining,
+    /// It may be away until then: nobody takes its place, unless data would be left on a single node.
+    Maintenance {
+        /// The end.
+        until: Timestamp,
+    },
+}
+
+/// What an administrator wants. Answer: [`Reply::Done`](super::session::Reply::Done) or
+/// [`Reply::Refused`](super::session::Reply::Refused).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Administer {
+    /// Moves a node's data to the others; refused if they cannot hold it.
+    Drain(NodeId),
+    /// Ends draining or maintenance.
+    Activate(NodeId),
+    /// See [`NodeMode::Maintenance`].
+    Maintenance {
+        /// Which node.
+        node: NodeId,
+        /// From now on.
+        seconds: u64,
+    },
+    /// Forgets a node, which must be in no group.
+    Remove(NodeId),
+    /// Sets the members below which a group takes no chunks; `None`: what the policy says.
+    MinReplicas(Option<u8>),
 }
 
 /// A registered DataNode, as clients need it.
@@ -284,6 +321,10 @@ pub struct ClusterStatus {
     pub chunks_deleting: u64,
     /// Open sessions.
     pub sessions: Vec<SessionStatus>,
+    /// Members below which groups take no chunks, where an administrator has set it.
+    pub min_replicas: Option<u8>,
+    /// What an administrator should know, most urgent first: why writes wait, what is short, what moves.
+    pub notices: Vec<String>,
     /// Background work, one line each: name and what it does now.
     pub workers: Vec<(String, String)>,
 }
@@ -309,6 +350,10 @@ pub struct NodeStatus {
     pub trouble: String,
     /// Chunks verified by the scrubber since the node started, and those found rotten.
     pub scrubbed: (u64, u64),
+    /// What an administrator has decided.
+    pub mode: NodeMode,
+    /// Groups of which it is a member.
+    pub groups: u64,
 }
 
 /// A session in the status.
@@ -361,6 +406,8 @@ pub struct FsckProgress {
     pub unreferenced: u64,
     /// Nodes that could not be asked; the check of their replicas is missing.
     pub unreachable: Vec<NodeId>,
+    /// Members of groups that are catching up or stale: their replicas were not checked.
+    pub behind: u64,
     /// At most [`FSCK_PROBLEMS_MAX`]; more are only counted.
     pub problems: Vec<FsckProblem>,
     /// All of them.

@@ -5,7 +5,7 @@
 
 use super::bytestring::ByteString;
 use super::changes::ChangeEvent;
-use super::cluster::{ClusterStatus, FsckOptions, FsckProgress, NamespaceStamp, Placement};
+use super::cluster::{Administer, ClusterStatus, FsckOptions, FsckProgress, NamespaceStamp, Placement};
 use super::error::ServiceError;
 use super::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use crate::ids::{ChunkId, Ino, LeaseGeneration, NodeId, PgId, SessionId};
@@ -110,6 +110,8 @@ pub enum Request {
     Placement,
     /// Answer: [`Reply::Status`].
     ClusterStatus,
+    /// Changes how the cluster is run. Answer: [`Reply::Done`] or [`Reply::Refused`].
+    Administer(Administer),
     /// All metadata as they were at one moment, page by page in the order of their keys. Answer: [`Reply::Metadata`].
     Metadata {
         /// A snapshot that an earlier page named; 0 makes a new one.
@@ -306,6 +308,8 @@ pub struct Response {
 #[allow(missing_docs)]
 pub enum Reply {
     Done,
+    /// What was wanted is not done, for this reason.
+    Refused(String),
     Session {
         session: SessionId,
         cluster: String,

@@ -234,7 +234,7 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use quarry_common::wire::cluster::{Node, NodeStatus};
+    use quarry_common::wire::cluster::{Node, NodeMode, NodeStatus};
 
     /// A node without figures.
     pub(crate) fn node_status(node: Node) -> NodeStatus {
@@ -248,6 +248,8 @@ mod tests {
             free: 0,
             trouble: String::new(),
             scrubbed: (0, 0),
+            mode: NodeMode::Active,
+            groups: 1,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::command::{Effect, LogicalTime, Outcome};
 use crate::error::StateError;
+use crate::membership::min_replicas;
 use crate::records::ChunkRecord;
 use crate::store::Store;
 use crate::tables::{ChunkKey, CursorKey, DeleteKey, GroupKey, RetiredKey};
@@ -107,6 +108,10 @@ pub(crate) fn admit(
         };
         if let Some(missing) = group.writers().find(|node| !holders.contains(node)) {
             return rewrite(format!("node {missing} of group {} did not acknowledge it", group.id));
+        }
+        let min = min_replicas(group.replication, tables.meta.nodes as usize, tables.meta.min_replicas);
+        if group.writers().count() < min {
+            return rewrite(format!("group {} has fewer than {min} members that take chunks", group.id));
         }
         match tables.get(&ChunkKey(info.id))? {
             Some(known) if (known.length, known.sha256) == (info.length, info.sha256) => {}

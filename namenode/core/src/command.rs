@@ -1,7 +1,7 @@
 //! What goes into the state machine through the log, and what comes out.
 
-use quarry_common::ids::{ChunkId, Epoch, Ino, LeaseGeneration, NamespaceId, PgId, SessionId};
-use quarry_common::wire::cluster::{Member, RegisterNode, Replication};
+use quarry_common::ids::{ChunkId, Epoch, Ino, LeaseGeneration, NamespaceId, NodeId, PgId, SessionId};
+use quarry_common::wire::cluster::{Member, NodeMode, RegisterNode, Replication};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Mutation, MutationReply, Timestamp};
 use quarry_common::wire::session::{ClientInfo, LeaseId};
@@ -88,6 +88,20 @@ pub enum Body {
     },
     /// A DataNode shows up, or has a new address. Outcome: [`Outcome::Done`].
     RegisterNode(RegisterNode),
+    /// What an administrator has decided about a DataNode. Outcome: [`Outcome::Done`] or [`Outcome::Refused`].
+    SetNodeMode {
+        /// Which.
+        node: NodeId,
+        /// What.
+        mode: NodeMode,
+    },
+    /// Forgets a DataNode that is in no group. Outcome: [`Outcome::Done`] or [`Outcome::Refused`].
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// Sets the members below which a group takes no chunks; `None`: what the policy says. Outcome: [`Outcome::Done`].
+    SetMinReplicas(Option<u8>),
     /// Changes placement groups, all of the list or none. Outcome: [`Outcome::Done`] or [`Outcome::Refused`].
     ChangeGroups(Vec<GroupChange>),
     /// Sets sequence numbers of a group aside for new chunks. Outcome: [`Outcome::Reserved`].

@@ -19,6 +19,20 @@ pub struct NodeView {
     pub capacity: u64,
     /// Of these, free for chunks.
     pub free: u64,
+    /// Bytes of its chunks.
+    pub bytes: u64,
+    /// Its data moves to other nodes, and it gets no more groups.
+    pub draining: bool,
+    /// It may be away for a while: nobody takes its place.
+    pub excused: bool,
+}
+
+impl NodeView {
+    /// How full it is, in thousandths.
+    pub(crate) fn fill(&self) -> u64 {
+        let used = u128::from(self.capacity.saturating_sub(self.free));
+        u64::try_from(used * 1000 / u128::from(self.capacity.max(1))).unwrap_or(u64::MAX)
+    }
 }
 
 /// How long silence is what.
@@ -106,6 +120,9 @@ mod tests {
             writable: true,
             capacity: 0,
             free: 0,
+            bytes: 0,
+            draining: false,
+            excused: false,
         };
         let health = |node: &NodeView, uptime| Timing::at(uptime).health(node);
         assert_eq!(health(&node, 2_999), Health::Unknown);

@@ -1,7 +1,7 @@
 //! Where new chunks go, and how much the cluster can hold.
 
 use crate::health::{Health, NodeView, Timing, mix};
-use crate::membership::wanted;
+use crate::membership::{counted, min_replicas, wanted};
 use quarry_common::ids::{NodeId, PgId};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{Group, Replication};
@@ -17,6 +17,8 @@ pub struct Choice<'a> {
     pub groups: &'a [Group],
     /// Thresholds.
     pub timing: Timing,
+    /// See [`min_replicas`](crate::membership::min_replicas): what an administrator has set.
+    pub min_replicas: Option<u8>,
     /// The policy of the file.
     pub policy: Replication,
     /// Nodes that failed the client lately.
@@ -33,6 +35,9 @@ pub enum Refusal {
     /// Every group of the policy has a member without space, or there is no group and no node with space to make one of.
     #[error("every group of the policy is full")]
     NoSpace,
+    /// Groups have too few members that take chunks; they get them back, or an administrator lowers the bound.
+    #[error("the groups of the policy have too few members for a safe write")]
+    TooFew,
     /// No group takes chunks now, but one may in a moment: there is none of the policy yet, or members are silent and
     /// not left out yet.
     #[error("no group of the policy takes chunks at the moment")]
@@ -59,19 +64,26 @@ struct Grade {
 /// [`Refusal::NoSpace`] only if every group is full, or every node if there is no group, so that waiting would not help.
 pub fn choose(choice: &Choice<'_>) -> Result<Vec<PgId>, Refusal> {
     let nodes: BTreeMap<_, _> = choice.nodes.iter().map(|n| (n.node, n)).collect();
-    let (mut all, mut full) = (0, 0);
+    let (mut all, mut full, mut few) = (0, 0, 0);
     let mut usable: Vec<(Grade, PgId, u64)> = Vec::new();
     for group in choice.groups.iter().filter(|g| g.replication == choice.policy) {
         all += 1;
         match assess(choice, &nodes, group) {
             Ok((grade, weight)) => usable.push((grade, group.id, weight)),
             Err(Refusal::NoSpace) => full += 1,
+            Err(Refusal::TooFew) => few += 1,
             Err(Refusal::Unavailable) => {}
         }
     }
     let Some(best) = usable.iter().map(|(grade, ..)| *grade).min() else {
         let no_space = if all > 0 { full == all } else { every_node_is_full(choice) };
-        return Err(if no_space { Refusal::NoSpace } else { Refusal::Unavailable });
+        return Err(if no_space {
+            Refusal::NoSpace
+        } else if few > 0 {
+            Refusal::TooFew
+        } else {
+            Refusal::Unavailable
+        });
     };
     let equals = usable.into_iter().filter(|(grade, ..)| *grade == best).map(|(_, pg, weight)| (pg, weight));
     Ok(draw(equals.collect(), choice.count.max(1), choice.seed))
@@ -93,7 +105,11 @@ fn assess(
     nodes: &BTreeMap<NodeId, &NodeView>,
     group: &Group,
 ) -> Result<(Grade, u64), Refusal> {
-    let mut grade = Grade { unknown: 0, avoided: 0, missing: wanted(choice.policy, nodes.len()) };
+    let counted = counted(choice.nodes);
+    if group.writers().count() < min_replicas(choice.policy, counted, choice.min_replicas) {
+        return Err(Refusal::TooFew);
+    }
+    let mut grade = Grade { unknown: 0, avoided: 0, missing: wanted(choice.policy, counted) };
     let mut weight = u64::MAX;
     let mut silent = false;
     for writer in group.writers() {
@@ -108,7 +124,8 @@ fn assess(
             }
             Health::Suspect | Health::Dead => silent = true,
         }
-        grade.avoided += usize::from(choice.avoid.contains(&writer));
+        // What goes to a node that is being drained moves once more.
+        grade.avoided += usize::from(choice.avoid.contains(&writer) || node.draining);
         grade.missing = grade.missing.saturating_sub(1);
     }
     if silent || group.serving().next().is_none() {
@@ -142,7 +159,10 @@ fn draw(mut groups: Vec<(PgId, u64)>, count: usize, seed: u64) -> Vec<PgId> {
 /// node can hold more than one copy of anything. Nodes that are dead or have not been heard do not count; with fewer
 /// nodes than copies, groups have the members there are.
 pub fn capacity(nodes: &[NodeView], timing: Timing, policy: Replication) -> (u64, u64) {
-    let live = || nodes.iter().filter(|n| n.heartbeat_age_ms.is_some() && timing.health(n) != Health::Dead);
+    let live = || {
+        let lives = |n: &&NodeView| n.heartbeat_age_ms.is_some() && timing.health(n) != Health::Dead;
+        nodes.iter().filter(|n| !n.draining).filter(lives)
+    };
     let copies = wanted(policy, live().count());
     let capacity = logical(live().map(|n| n.capacity).collect(), copies);
     let free = logical(live().map(|n| if n.writable { n.free } else { 0 }).collect(), copies);
@@ -185,6 +205,9 @@ mod tests {
             writable: true,
             capacity: 1000 * CHUNK_SIZE,
             free: 500 * CHUNK_SIZE,
+            bytes: 500 * CHUNK_SIZE,
+            draining: false,
+            excused: false,
         }
     }
 
@@ -206,8 +229,16 @@ mod tests {
         let mut counts = BTreeMap::new();
         for seed in 0..1000 {
             let timing = Timing::at(60_000);
-            let choice =
-                Choice { nodes, groups, timing, policy: POLICY, avoid: &avoid, count: 1, seed: mix(seed) };
+            let choice = Choice {
+                nodes,
+                groups,
+                timing,
+                min_replicas: None,
+                policy: POLICY,
+                avoid: &avoid,
+                count: 1,
+                seed: mix(seed),
+            };
             for pg in choose(&choice)? {
                 *counts.entry(pg.0).or_default() += 1;
             }
@@ -287,6 +318,7 @@ mod tests {
             nodes: &nodes,
             groups,
             timing: Timing::at(1_000),
+            min_replicas: None,
             policy: POLICY,
             avoid: &[NodeId(2)],
             count: 5,
@@ -297,12 +329,44 @@ mod tests {
     }
 
     #[test]
+    fn a_group_with_too_few_members_takes_nothing() {
+        let (mut nodes, mut groups) = triangle();
+        let mut choice = |min_replicas, nodes: &[NodeView], groups: &[Group]| {
+            choose(&Choice {
+                nodes,
+                groups,
+                timing: Timing::at(60_000),
+                min_replicas,
+                policy: POLICY,
+                avoid: &[],
+                count: 1,
+                seed: 1,
+            })
+        };
+        for group in &mut groups {
+            group.members[1].state = MemberState::Stale;
+        }
+        assert!(choice(None, &nodes, &groups).is_ok(), "one of two is enough by itself");
+        assert_eq!(choice(Some(2), &nodes, &groups), Err(Refusal::TooFew));
+        nodes.truncate(1);
+        assert!(choice(Some(2), &nodes, &groups[..1]).is_ok(), "there are no two nodes");
+    }
+
+    #[test]
     fn several_groups_are_different_ones() {
         let (nodes, groups) = triangle();
         let timing = Timing::at(60_000);
         for seed in 0..50 {
-            let choice =
-                Choice { nodes: &nodes, groups: &groups, timing, policy: POLICY, avoid: &[], count: 9, seed };
+            let choice = Choice {
+                nodes: &nodes,
+                groups: &groups,
+                timing,
+                min_replicas: None,
+                policy: POLICY,
+                avoid: &[],
+                count: 9,
+                seed,
+            };
             let mut drawn = choose(&choice).expect("groups");
             drawn.sort_unstable();
             assert_eq!(drawn, [PgId(1), PgId(2), PgId(3)]);

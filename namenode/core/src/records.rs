@@ -3,7 +3,7 @@
 use crate::command::LogicalTime;
 use quarry_common::ids::{Ino, LeaseGeneration, NamespaceId, NodeId, PgId, WindowIndex};
 use quarry_common::wire::bytestring::ByteString;
-use quarry_common::wire::cluster::{NamespaceStamp, Replication};
+use quarry_common::wire::cluster::{NamespaceStamp, NodeMode, Replication};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::{Attr, FileKind, MutationReply, Name, Slice, Timestamp};
 use quarry_common::wire::session::ClientInfo;
@@ -27,6 +27,11 @@ pub struct Meta {
     pub generation: u64,
     /// Policy where no directory says otherwise.
     pub default_replication: Replication,
+    /// Members below which a group takes no chunks; `None`: what the policy says
+    /// ([`membership::min_replicas`](crate::membership::min_replicas)).
+    pub min_replicas: Option<u8>,
+    /// DataNodes that are not being drained.
+    pub nodes: u32,
     /// The smallest number that a new placement group may have; DataNodes may hold chunks of smaller ones that are unknown
     /// here, since a backup was restored.
     pub next_pg: PgId,
@@ -305,6 +310,8 @@ pub struct NodeRecord {
     pub rack: String,
     /// Changes when it lost its data directories.
     pub store_id: u128,
+    /// What an administrator has decided.
+    pub mode: NodeMode,
 }
 
 /// The chunk numbers of a group.

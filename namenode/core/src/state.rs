@@ -289,6 +289,8 @@ fn fresh(base: Arc<dyn Base>) -> Store {
         cluster: String::new(),
         namespace: NamespaceId(0),
         generation: 0,
+        min_replicas: None,
+        nodes: 0,
         next_pg: PgId(1),
         default_replication: UNFORMATTED_REPLICATION,
         next_ino: Ino(Ino::ROOT.0 + 1),
@@ -343,6 +345,12 @@ fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
         Body::ReleaseFences { session, leases } => ops::fences::release(tx, *session, leases),
         Body::Reap { inos } => ops::reap::reap(tx, inos),
         Body::RegisterNode(register) => ops::nodes::register(tx, register),
+        Body::SetNodeMode { node, mode } => ops::nodes::set_mode(tx, *node, *mode),
+        Body::RemoveNode { node } => ops::nodes::remove(tx, *node),
+        Body::SetMinReplicas(min) => {
+            tx.store.meta.min_replicas = *min;
+            Ok(Outcome::Done)
+        }
         Body::ChangeGroups(changes) => ops::groups::change(tx, changes),
         Body::ReserveChunks { pg, count } => ops::groups::reserve(tx, *pg, *count),
         Body::SkipChunks(skips) => ops::groups::skip(tx, skips),

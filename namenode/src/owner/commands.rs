@@ -34,7 +34,7 @@ impl Owner {
                 self.release_ticket(ticket);
                 reply.send(refusal(unavailable()));
             }
-            Waiter::OpenSession { reply, .. } => {
+            Waiter::OpenSession { reply, .. } | Waiter::Administer { reply } => {
                 reply.send(refusal(unavailable()));
             }
             Waiter::CloseSession { session, reply } => {
@@ -115,6 +115,10 @@ impl Owner {
                     stamp: self.state.meta().stamp(),
                 }),
             }),
+            Waiter::Administer { reply } => match outcome {
+                Outcome::Refused(why) => respond(reply, Ok(Reply::Refused(why))),
+                _ => respond(reply, Ok(Reply::Done)),
+            },
             Waiter::Worker(done) => {
                 // The worker may have ended.
                 let _ = done.send(Ok(outcome));

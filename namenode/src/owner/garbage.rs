@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Entries of the delete queue that one round takes.
 const DELETE_MAX: usize = 4096;
+/// Replicas said to be bad that are remembered; those beyond it are found again by an audit.
+const SUSPECTED_MAX: usize = 8192;
 /// Chunks that one comparison looks at.
 const COMPARE_MAX: usize = 8192;
 
@@ -47,7 +49,42 @@ pub(crate) struct Referenced {
     pub(crate) floor: u64,
 }
 
+/// A replica that is said to be bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) chunk: ChunkId,
+    /// Whose replica it is.
+    pub(crate) member: Endpoint,
+    /// Other healthy serving members.
+    pub(crate) others: Vec<Endpoint>,
+}
+
 impl Owner {
+    /// A replica is said to be bad. Other opinions are asked for.
+    pub(crate) fn suspect(&mut self, chunk: ChunkId, node: NodeId) {
+        if self.topology.suspected.len() < SUSPECTED_MAX {
+            self.topology.suspected.insert((chunk, node));
+        }
+    }
+
+    /// Some replicas that are said to be bad, of chunks that files refer to and that their node still serves.
+    pub(crate) fn suspects(&mut self, limit: usize) -> Result<Vec<Suspect>, Fatal> {
+        let mut suspects = Vec::new();
+        while suspects.len() < limit
+            && let Some((chunk, node)) = self.topology.suspected.pop_first()
+        {
+            if !self.serves(chunk.pg(), node) || self.state.chunk(chunk)?.is_none() {
+                continue;
+            }
+            let Some(member) = self.healthy(node) else { continue };
+            let group = self.topology.nodes.group(chunk.pg());
+            let others = group.into_iter().flat_map(Group::serving).filter(|n| *n != node);
+            let others = others.filter_map(|n| self.healthy(n)).collect();
+            suspects.push(Suspect { chunk, member, others });
+        }
+        Ok(suspects)
+    }
+
     /// What is due to be deleted from DataNodes. Nodes that are silent are not waited for: what they keep is garbage, and
     /// an audit finds it when they are back.
     pub(crate) fn deletions(&self) -> Result<Deletions, Fatal> {

@@ -90,7 +90,7 @@ impl Owner {
         Ok(match self.choose(policy, wanted) {
             Ok(groups) => self.take_ids(&groups, wanted.count).ok_or(NotYet::Block),
             Err(Refusal::NoSpace) => Err(NotYet::Never(FsError::NoSpace.into())),
-            Err(refusal @ Refusal::Unavailable) => {
+            Err(refusal @ (Refusal::Unavailable | Refusal::TooFew)) => {
                 Err(NotYet::Never(ServiceError::Unavailable(refusal.to_string())))
             }
         })
@@ -102,6 +102,7 @@ impl Owner {
             nodes: &self.topology.nodes.views(self.now),
             groups: self.topology.nodes.groups(),
             timing: self.topology.nodes.timing(self.now),
+            min_replicas: self.state.meta().min_replicas,
             policy,
             avoid: &wanted.avoid,
             count: SPREAD_MAX.min(wanted.count as usize),

@@ -18,6 +18,15 @@ pub(crate) struct Heal {
     pub(crate) sources: Vec<Endpoint>,
 }
 
+/// A node that has chunks of a group that it has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    pub(crate) pg: PgId,
+    pub(crate) target: Endpoint,
+    /// Healthy serving members, at least one.
+    pub(crate) members: Vec<Endpoint>,
+}
+
 impl Owner {
     /// Changes of groups that are due.
     pub(crate) fn group_changes(&mut self) -> Vec<GroupChange> {
@@ -42,7 +51,13 @@ impl Owner {
                 changes.extend(self.demotion(pg, node));
             }
         }
+        self.topology.nodes.deciding(changes.iter().map(|change| change.pg));
         changes
+    }
+
+    /// The changes that [`Owner::group_changes`] gave were carried out, or not.
+    pub(crate) fn groups_changed(&mut self) {
+        self.topology.nodes.decided();
     }
 
     /// Takes a member out that serves and lacks chunks, if another healthy one serves. It then syncs and comes back.
@@ -85,7 +100,14 @@ impl Owner {
                 }
             }
         }
+        // Where one copy is left comes first.
+        heals.sort_by_key(|heal| heal.sources.len());
         heals
+    }
+
+    /// Nodes that hold chunks of groups that this file system does not know, with the number of chunks.
+    pub(crate) fn strange_chunks(&self) -> Vec<(NodeId, PgId, u64)> {
+        self.topology.nodes.strange()
     }
 
     /// A member has caught up.
@@ -103,12 +125,18 @@ impl Owner {
         self.topology.nodes.lacks(pg, node);
     }
 
-    /// A node that has chunks of a group that it is no member of: it must not become one until [`Owner::evicted`].
-    pub(crate) fn evict(&mut self) -> Option<(PgId, Endpoint)> {
+    /// A node that has chunks of a group that it is no member of: it must not become one until [`Owner::evicted`]. Nothing
+    /// goes while no healthy member serves.
+    pub(crate) fn evict(&mut self) -> Option<Eviction> {
         let (pg, node) = self.topology.nodes.leftover(self.now)?;
         let target = self.healthy(node)?;
+        let members: Vec<Endpoint> =
+            self.topology.nodes.group(pg)?.serving().filter_map(|n| self.healthy(n)).collect();
+        if members.is_empty() {
+            return None;
+        }
         self.topology.nodes.evicting(pg, node);
-        Some((pg, target))
+        Some(Eviction { pg, target, members })
     }
 
     /// The node has been rid of the group's chunks, or that failed.

@@ -7,6 +7,7 @@
 //!
 //! Nothing here waits and nothing is locked: whatever takes long is a worker's, which comes back with an event.
 
+mod administer;
 mod checkpoints;
 mod chunk_ids;
 mod commands;
@@ -31,8 +32,8 @@ mod sessions;
 mod status;
 mod watchers;
 
-pub(crate) use garbage::{AuditGroup, Deletions, Referenced};
-pub(crate) use groups::Heal;
+pub(crate) use garbage::{AuditGroup, Deletions, Referenced, Suspect};
+pub(crate) use groups::{Eviction, Heal};
 pub(crate) use nodes::millis;
 
 use crate::board::Board;
@@ -50,7 +51,7 @@ use lock_waits::Locks;
 use nodes::Nodes;
 use open_table::OpenTable;
 use proposer::Proposer;
-use quarry_common::ids::{Ino, NodeId};
+use quarry_common::ids::{ChunkId, Ino, NodeId};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::session::{Push, Reply, Response};
 use quarry_host::{clock, random};
@@ -186,6 +187,8 @@ struct Topology {
     changed: bool,
     /// Nodes or groups may be others than clients were told.
     publish_due: bool,
+    /// Replicas that are said to be bad.
+    suspected: BTreeSet<(ChunkId, NodeId)>,
 }
 
 /// Inodes without a name that are about to be freed.
@@ -226,7 +229,7 @@ impl Owner {
                 in_grace: false,
             },
             grants: Grants::default(),
-            topology: Topology { nodes, changed: true, publish_due: true },
+            topology: Topology { nodes, changed: true, publish_due: true, suspected: BTreeSet::new() },
             orphans: Orphans { reaping: BTreeSet::new(), due: true },
         }
     }
@@ -318,6 +321,9 @@ impl Owner {
             self.topology.changed = false;
             self.topology.publish_due = true;
             self.topology.nodes.reload(&self.state)?;
+        }
+        if self.topology.publish_due {
+            self.topology.nodes.excuse(clock::wall());
         }
         if std::mem::take(&mut self.topology.publish_due)
             && let Some(version) = self.topology.nodes.publish(self.now)

@@ -37,7 +37,7 @@ impl Owner {
             }
             NodeRequest::Namespace => reply.send(Ok(NodeReply::Namespace(self.state.meta().stamp()))),
             NodeRequest::ReportBad(ids) => {
-                self.reported_bad(node, &ids)?;
+                self.reported_bad(node, &ids);
                 reply.send(Ok(NodeReply::Done));
             }
             NodeRequest::Placement => {
@@ -95,16 +95,12 @@ impl Owner {
         self.admit(Pending { body: Body::SkipChunks(skips), waiter: Waiter::Nothing });
     }
 
-    /// Replicas are rotten or missing. Those that files refer to are had again by syncing the node's member anew.
-    fn reported_bad(&mut self, node: NodeId, ids: &[ChunkId]) -> Result<(), Fatal> {
-        // One report makes the member pull all that it lacks of the group.
+    /// Replicas are rotten or missing, as their node says.
+    fn reported_bad(&mut self, node: NodeId, ids: &[ChunkId]) {
         for &id in ids.iter().take(IDS_MAX) {
-            if self.state.chunk(id)?.is_some() {
-                tracing::warn!(%node, chunk = %id, "a replica is bad");
-                self.topology.nodes.lacks(id.pg(), node);
-            }
+            tracing::info!(%node, chunk = %id, "a replica is said to be bad");
+            self.suspect(id, node);
         }
-        Ok(())
     }
 
     fn chunk_infos(&self, ids: &[ChunkId]) -> Result<Vec<ChunkInfo>, Fatal> {

@@ -3,8 +3,9 @@
 use super::registrations::Registrations;
 use quarry_common::ids::{Epoch, NodeId, PgId};
 use quarry_common::wire::cluster::{
-    Group, GroupDigest, Heartbeat, MemberState, Node, NodeState, NodeStatus, Placement, Replication,
+    Group, GroupDigest, Heartbeat, MemberState, Node, NodeMode, NodeState, NodeStatus, Placement, Replication,
 };
+use quarry_common::wire::fs::Timestamp;
 use quarry_namenode_core::{Health, NodeRecord, NodeView, State, StateError, Timing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -38,6 +39,12 @@ pub(crate) struct Nodes {
     leftovers: BTreeSet<(PgId, NodeId)>,
     /// Of these, those that are being deleted now.
     evicting: BTreeSet<(PgId, NodeId)>,
+    /// Groups whose changes are on their way through the log.
+    deciding: BTreeSet<PgId>,
+    /// Nodes that are in maintenance now.
+    excused: BTreeSet<NodeId>,
+    /// Chunks of groups that this file system does not know, as heartbeats said.
+    strange: BTreeMap<(NodeId, PgId), u64>,
 }
 
 /// Bits of a version that number the tables of one run: more than it publishes in a century.
@@ -62,6 +69,9 @@ impl Nodes {
             lacking: BTreeSet::new(),
             leftovers: BTreeSet::new(),
             evicting: BTreeSet::new(),
+            deciding: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            strange: BTreeMap::new(),
         }
     }
 
@@ -85,15 +95,44 @@ impl Nodes {
         for digest in &heartbeat.groups {
             if self.is_member(digest.pg, node) {
                 digests.insert(digest.pg, (*digest, now));
-            } else if digest.count > 0
+            } else if self.group(digest.pg).is_none() {
                 // Of a group that is unknown here nothing is known, least of all that its chunks are garbage.
-                && self.group(digest.pg).is_some()
-                && self.leftovers.len() < LEFTOVERS_MAX
-            {
+                self.note_strange(node, digest);
+            } else if digest.count > 0 && self.leftovers.len() < LEFTOVERS_MAX {
                 self.leftovers.insert((digest.pg, node));
             }
         }
         self.beats.insert(node, Beat { at: now, last: heartbeat, digests });
+    }
+
+    fn note_strange(&mut self, node: NodeId, digest: &GroupDigest) {
+        let key = (node, digest.pg);
+        if digest.count == 0 {
+            self.strange.remove(&key);
+        } else if self.strange.contains_key(&key) || self.strange.len() < LEFTOVERS_MAX {
+            self.strange.insert(key, digest.count);
+        }
+    }
+
+    /// Nodes that hold chunks of groups that this file system does not know, with the number of chunks.
+    pub(crate) fn strange(&self) -> Vec<(NodeId, PgId, u64)> {
+        self.strange.iter().map(|(&(node, pg), &count)| (node, pg, count)).collect()
+    }
+
+    /// Notes which nodes are in maintenance at this time.
+    pub(crate) fn excuse(&mut self, wall: Timestamp) {
+        let excused = |r: &&NodeRecord| matches!(r.mode, NodeMode::Maintenance { until } if wall < until);
+        self.excused = self.records.iter().filter(excused).map(|r| r.node).collect();
+    }
+
+    /// Changes of these groups are on their way: nothing else may be decided about them until [`Nodes::decided`].
+    pub(crate) fn deciding(&mut self, groups: impl Iterator<Item = PgId>) {
+        self.deciding = groups.collect();
+    }
+
+    /// The changes were carried out, or not.
+    pub(crate) fn decided(&mut self) {
+        self.deciding.clear();
     }
 
     fn is_member(&self, pg: PgId, node: NodeId) -> bool {
@@ -236,7 +275,9 @@ impl Nodes {
         let mut leftovers = std::mem::take(&mut self.leftovers);
         leftovers.retain(|(pg, node)| !self.is_member(*pg, *node));
         self.leftovers = leftovers;
-        self.leftovers.iter().copied().find(|(_, node)| self.is_healthy(*node, now))
+        // A node that is about to join must not lose what it then counts on.
+        let free = |(pg, node): &(PgId, NodeId)| !self.deciding.contains(pg) && self.is_healthy(*node, now);
+        self.leftovers.iter().copied().find(free)
     }
 
     /// A node is being rid of a group's chunks.
@@ -282,16 +323,27 @@ impl Nodes {
                     free: last.map_or(0, |h| h.free),
                     trouble: last.map_or_else(String::new, |h| h.trouble.clone()),
                     scrubbed: last.map_or((0, 0), |h| h.scrubbed),
+                    mode: record.mode,
+                    groups: self.groups_of(record.node) as u64,
                 }
             })
             .collect()
+    }
+
+    fn groups_of(&self, node: NodeId) -> usize {
+        self.groups.iter().filter(|g| g.members.iter().any(|m| m.node == node)).count()
+    }
+
+    /// Nodes that keep data: those that are being drained do not count.
+    pub(crate) fn counted(&self) -> usize {
+        self.records.iter().filter(|r| r.mode != NodeMode::Draining).count()
     }
 
     /// Groups that are healthy, degraded, and healing.
     pub(crate) fn tally(&self) -> (u64, u64, u64) {
         let (mut healthy, mut degraded, mut healing) = (0, 0, 0);
         for group in &self.groups {
-            let wanted = quarry_namenode_core::membership::wanted(group.replication, self.records.len());
+            let wanted = quarry_namenode_core::membership::wanted(group.replication, self.counted());
             let syncing = group.members.iter().any(|m| m.state == MemberState::Syncing);
             let serving = group.serving().count();
             if syncing {
@@ -314,6 +366,9 @@ impl Nodes {
             writable: beat.is_none_or(|b| b.last.writable),
             capacity: beat.map_or(0, |b| b.last.capacity),
             free: beat.map_or(0, |b| b.last.free),
+            bytes: beat.map_or(0, |b| b.last.bytes),
+            draining: record.mode == NodeMode::Draining,
+            excused: self.excused.contains(&record.node),
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) enum Waiter {
     Fence { session: SessionId, fence: Fence },
     /// Nothing waits for it.
     Nothing,
+    /// An administrator.
+    Administer { reply: ClientReplier },
     /// A worker.
     Worker(oneshot::Sender<Proposed>),
 }

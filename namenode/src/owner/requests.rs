@@ -40,6 +40,7 @@ impl Owner {
             (Request::FsckStart(options), _) => {
                 respond(reply, Ok(Reply::Fsck(self.around.fsck.start(options))));
             }
+            (Request::Administer(wanted), _) => self.administer(wanted, reply),
             (Request::Metadata { snapshot, after }, _) => {
                 self.around.snapshots.ask(PageRequest { snapshot, after: after.0, reply });
             }
@@ -115,6 +116,7 @@ impl Owner {
             | Request::ClusterStatus
             | Request::FsckStart(_)
             | Request::FsckPoll { .. }
+            | Request::Administer(_)
             | Request::Metadata { .. } => {
                 reply.send(refusal(ServiceError::BadRequest("not within a session".to_owned())));
             }

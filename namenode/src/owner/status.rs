@@ -23,6 +23,8 @@ impl Owner {
             chunks: usage.chunks,
             chunks_deleting: usage.deleting,
             sessions: self.session_status()?,
+            min_replicas: self.state.meta().min_replicas,
+            notices: self.notices(),
             workers: self.around.board.lines(),
         })
     }

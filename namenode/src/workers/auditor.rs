@@ -9,9 +9,8 @@ use super::{Round, Tools, Worker};
 use crate::events::Stopped;
 use crate::owner::AuditGroup;
 use async_trait::async_trait;
-use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::ids::PgId;
 use quarry_common::wire::data::Endpoint;
-use quarry_datanode_client::CallError;
 use quarry_host::clock;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -107,43 +106,6 @@ impl Auditor {
             }
         }
     }
-
-    /// Rids a node of the chunks of a group that it has left.
-    async fn evict(&mut self) -> Result<(), Stopped> {
-        let Some((pg, target)) = self.tools.owner.ask(|owner| Ok(owner.evict())).await? else {
-            return Ok(());
-        };
-        let node = target.node;
-        match self.delete_all(pg, &target).await {
-            Ok(chunks) => tracing::info!(%pg, %node, chunks, "deleted the chunks of a group that was left"),
-            Err(error) => {
-                tracing::warn!(%pg, %node, %error, "cannot delete the chunks of a group that was left");
-            }
-        }
-        self.tools
-            .owner
-            .ask(move |owner| {
-                owner.evicted(pg, node);
-                Ok(())
-            })
-            .await
-    }
-
-    async fn delete_all(&mut self, pg: PgId, target: &Endpoint) -> Result<u64, CallError> {
-        let mut count = 0;
-        let mut after = None;
-        loop {
-            let page = self.tools.datanodes.list(target, pg, after).await?;
-            let ids: Vec<ChunkId> = page.ids.into_iter().map(|(id, _)| id).collect();
-            self.tools.datanodes.delete(target, &ids).await?;
-            count += ids.len() as u64;
-            self.garbage += ids.len() as u64;
-            after = ids.last().copied();
-            if page.end || after.is_none() {
-                return Ok(count);
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -153,7 +115,6 @@ impl Worker for Auditor {
     }
 
     async fn round(&mut self) -> Result<Round, Stopped> {
-        self.evict().await?;
         let fresh = self.tools.config.heartbeat_interval * FRESH_HEARTBEATS;
         let groups = self.tools.owner.ask(move |owner| Ok(owner.audit_groups(fresh))).await?;
         for group in &groups {

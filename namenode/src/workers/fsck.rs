@@ -83,6 +83,14 @@ impl FsckDesk {
     }
 }
 
+/// What is wrong with a replica.
+enum Reason {
+    /// Its node listed twice that it has none.
+    Missing,
+    /// Its node read it and found it damaged: other opinions are asked for.
+    Bad,
+}
+
 pub(super) struct FsckWorker {
     tools: Tools,
     desk: Arc<FsckDesk>,
@@ -107,6 +115,10 @@ impl FsckWorker {
         let groups = self.tools.owner.ask(|owner| Ok(owner.audit_groups(Duration::ZERO))).await?;
         for group in &groups {
             self.group(group, options).await?;
+        }
+        for (node, pg, chunks) in self.tools.owner.ask(|owner| Ok(owner.strange_chunks())).await? {
+            let what = format!("the node holds {chunks} chunks of group {pg}, which is unknown here");
+            self.desk.problem(FsckProblem { ino: None, chunk: None, node: Some(node), what });
         }
         self.desk.update(|progress| {
             progress.phase = "done".to_owned();
@@ -134,6 +146,7 @@ impl FsckWorker {
         }
         for (target, serves) in &group.members {
             if !serves {
+                self.desk.update(|progress| progress.behind += 1);
                 continue;
             }
             match self.member(group.pg, target, options).await {
@@ -165,8 +178,8 @@ impl FsckWorker {
                 progress.unreferenced += findings.unreferenced;
             });
             for chunk in findings.missing {
-                self.bad(pg, target, chunk, "the node serves the group and lacks the chunk".to_owned())
-                    .await?;
+                let what = "the node serves the group and lacks the chunk".to_owned();
+                self.bad(target, chunk, (Reason::Missing, what)).await?;
             }
             if options.deep {
                 self.verify(pg, target, &findings.present).await?;
@@ -186,7 +199,7 @@ impl FsckWorker {
                     Ok(owner.serves(pg, node) && !owner.still_referenced(&[chunk])?.is_empty())
                 });
                 if still.await? {
-                    self.bad(pg, target, chunk, reason).await?;
+                    self.bad(target, chunk, (Reason::Bad, reason)).await?;
                 }
             }
         }
@@ -194,13 +207,21 @@ impl FsckWorker {
     }
 
     /// Reports a replica, and has it replaced.
-    async fn bad(&self, pg: PgId, target: &Endpoint, chunk: ChunkId, what: String) -> Result<(), Stopped> {
+    async fn bad(
+        &self,
+        target: &Endpoint,
+        chunk: ChunkId,
+        (reason, what): (Reason, String),
+    ) -> Result<(), Stopped> {
         let node = target.node;
         self.desk.problem(FsckProblem { ino: None, chunk: Some(chunk), node: Some(node), what });
         self.tools
             .owner
             .ask(move |owner| {
-                owner.lacks(pg, node);
+                match reason {
+                    Reason::Missing => owner.lacks(chunk.pg(), node),
+                    Reason::Bad => owner.suspect(chunk, node),
+                }
                 Ok(())
             })
             .await

@@ -79,7 +79,9 @@ impl Worker for Healing {
                 continue;
             }
             let failures = self.failed.get(&key).map_or(0, |(n, _)| *n);
-            let source = heal.sources[failures % heal.sources.len()].clone();
+            // Groups of one node are pulled from different members.
+            let turn = heal.pg.0 as usize + failures;
+            let source = heal.sources[turn % heal.sources.len()].clone();
             self.under_way.insert(key, key.2);
             let tools = self.tools.clone();
             task::spawn_in(&mut self.running, async move { (key, sync(&tools, &heal, source).await) });

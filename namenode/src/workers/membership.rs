@@ -28,7 +28,15 @@ impl Worker for Membership {
         if !changes.is_empty() {
             let reasons: Vec<_> = changes.iter().map(|c| (c.pg, c.reason.clone())).collect();
             let count = changes.len() as u64;
-            match self.tools.owner.propose(Body::ChangeGroups(changes)).await? {
+            let proposed = self.tools.owner.propose(Body::ChangeGroups(changes)).await?;
+            self.tools
+                .owner
+                .ask(|owner| {
+                    owner.groups_changed();
+                    Ok(())
+                })
+                .await?;
+            match proposed {
                 Ok(Outcome::Refused(why)) => tracing::debug!(%why, "groups changed meanwhile"),
                 Err(refused) => tracing::warn!(%refused, "changes of groups must wait"),
                 Ok(_) => {

@@ -4,12 +4,14 @@ mod auditor;
 mod checkpoint;
 mod compare;
 mod deleter;
+mod eviction;
 mod floors;
 mod fsck;
 mod healing;
 mod membership;
 mod reaper;
 mod snapshots;
+mod suspicion;
 
 pub(crate) use checkpoint::{Checkpointer, save};
 pub(crate) use fsck::FsckDesk;
@@ -21,10 +23,11 @@ use crate::events::{Handle, Stopped};
 use async_trait::async_trait;
 use quarry_datanode_client::DataNodeClient;
 use quarry_host::task;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// What a worker works with.
 #[derive(Clone)]
@@ -61,35 +64,103 @@ pub(crate) struct Desks {
 }
 
 /// Starts all workers; they end when `stop` is cancelled.
-pub(crate) fn start(tools: &Tools, desks: Desks, stop: &CancellationToken) -> TaskTracker {
+pub(crate) fn start(tools: &Tools, desks: Desks, stop: &CancellationToken) -> Workers {
     let workers: Vec<Box<dyn Worker>> = vec![
         Box::new(membership::Membership::new(tools.clone())),
         Box::new(healing::Healing::new(tools.clone())),
         Box::new(deleter::Deleter::new(tools.clone())),
         Box::new(auditor::Auditor::new(tools.clone())),
+        Box::new(eviction::Evictor::new(tools.clone())),
+        Box::new(suspicion::Suspicion::new(tools.clone())),
         Box::new(floors::Floors::new(tools.clone())),
         Box::new(reaper::Reaper::new(tools.clone())),
         Box::new(checkpoint::CheckpointWorker::new(tools.clone())),
         Box::new(fsck::FsckWorker::new(tools.clone(), desks.fsck)),
         Box::new(snapshots::Snapshots::new(tools.clone(), desks.snapshots)),
     ];
-    let tracker = TaskTracker::new();
+    supervise(workers, &tools.board, stop)
+}
+
+fn supervise(workers: Vec<Box<dyn Worker>>, board: &Arc<Board>, stop: &CancellationToken) -> Workers {
+    let (mut tasks, mut names) = (JoinSet::new(), HashMap::new());
     for worker in workers {
-        let (board, stop) = (tools.board.clone(), stop.clone());
-        task::spawn(tracker.track_future(async move {
-            let name = worker.name();
+        let (name, board, stop) = (worker.name(), board.clone(), stop.clone());
+        let task = task::spawn_in(&mut tasks, async move {
             if stop.run_until_cancelled_owned(go_round(worker, board)).await.is_some() {
                 tracing::debug!(worker = name, "ended, since the owner did");
             }
-        }));
+        });
+        names.insert(task.id(), name);
     }
-    tracker.close();
-    tracker
+    Workers { tasks, names }
+}
+
+/// The workers of a NameNode that serves.
+pub(crate) struct Workers {
+    tasks: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Workers {
+    /// Waits until a worker panics, and gives its name. What the worker did is then done by nobody, so the process must end.
+    pub(crate) async fn panicked(&mut self) -> &'static str {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                return self.names.get(&error.id()).copied().unwrap_or("unknown");
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until all have ended.
+    pub(crate) async fn wait(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 async fn go_round(mut worker: Box<dyn Worker>, board: Arc<Board>) {
     while let Ok(Round { line, pause }) = worker.round().await {
         board.set(worker.name(), line);
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goes round well some times, and then panics or stops.
+    struct Fragile {
+        rounds: u32,
+        panics: bool,
+    }
+
+    #[async_trait]
+    impl Worker for Fragile {
+        fn name(&self) -> &'static str {
+            if self.panics { "fragile" } else { "steady" }
+        }
+
+        async fn round(&mut self) -> Result<Round, Stopped> {
+            if self.rounds == 0 {
+                assert!(!self.panics, "as this test wants it");
+                return Err(Stopped);
+            }
+            self.rounds -= 1;
+            Ok(Round { line: format!("{} left", self.rounds), pause: Duration::ZERO })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_noticed() {
+        let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
+        let worker = |panics| -> Box<dyn Worker> { Box::new(Fragile { rounds: 3, panics }) };
+        let mut workers = supervise(vec![worker(false), worker(true)], &board, &stop);
+        assert_eq!(workers.panicked().await, "fragile");
+        assert!(board.lines().contains(&("fragile".to_owned(), "0 left".to_owned())));
+        stop.cancel();
+        workers.wait().await;
     }
 }

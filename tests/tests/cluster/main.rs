@@ -20,6 +20,7 @@ mod local_users;
 mod locks;
 mod model;
 mod namespace;
+mod nodes;
 mod open_race;
 mod operations;
 mod outside_suites;

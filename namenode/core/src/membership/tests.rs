@@ -16,6 +16,9 @@ fn node(id: u32, age: Option<u64>) -> NodeView {
         writable: true,
         capacity: 1 << 40,
         free: 1 << 39,
+        bytes: 1 << 39,
+        draining: false,
+        excused: false,
     }
 }
 
@@ -147,7 +150,7 @@ fn a_full_node_neither_joins_nor_syncs() {
 
 #[test]
 fn nothing_is_decided_before_the_view_is_warm() {
-    let all = nodes(&[BEAT, None, SUSPECT]);
+    let all = nodes(&[BEAT, None, BEAT]);
     let mut cluster = Cluster {
         nodes: &all,
         groups: &[group(&WHOLE)],
@@ -159,7 +162,7 @@ fn nothing_is_decided_before_the_view_is_warm() {
     assert_eq!(decide(&cluster), []);
     cluster.timing = Timing::at(3_000);
     let changed = &decide(&cluster)[0];
-    assert_eq!(changed.members.iter().map(|m| m.state).collect::<Vec<_>>(), [Serving, Stale, Stale]);
+    assert_eq!(changed.members.iter().map(|m| m.state).collect::<Vec<_>>(), [Serving, Stale, Serving]);
 }
 
 fn create(nodes: &[NodeView], groups: &[Group], policy: Replication, uptime: u64) -> Vec<Group> {
@@ -335,6 +338,7 @@ fn one_round_decides_a_bounded_number_of_changes() {
         let cluster = Cluster {
             nodes: &nodes,
             groups,
+            next_pg: PgId(1 << 10),
             policies,
             synced: &BTreeSet::new(),
             timing: Timing::at(SETTLED),
@@ -345,4 +349,144 @@ fn one_round_decides_a_bounded_number_of_changes() {
     let policies = BTreeSet::from([Replication::Factor(2)]);
     assert_eq!(decided(&groups, &policies), DECISIONS_MAX);
     assert_eq!(decided(&groups[..9], &BTreeSet::new()), 9);
+}
+
+#[test]
+fn a_drained_node_is_replaced_before_it_is_dropped() {
+    let mut all = nodes(&[BEAT; 4]);
+    all[1].draining = true;
+    let joined = [(1, Serving), (2, Serving), (3, Serving), (4, Syncing)];
+    assert_eq!(revise(&all, &group(&WHOLE), &[]), Some(joined.to_vec()));
+    assert_eq!(revise(&all, &group(&joined), &[]), None, "it serves until the other one does");
+    assert_eq!(revise(&all, &group(&joined), &[4]), Some(vec![(1, Serving), (3, Serving), (4, Serving)]));
+    // Where there are no more nodes, the administrator has been asked, or the node is dead.
+    all.truncate(3);
+    assert_eq!(revise(&all, &group(&WHOLE), &[]), Some(vec![(1, Serving), (3, Serving)]));
+}
+
+#[test]
+fn draining_is_refused_where_the_others_cannot_hold_the_data() {
+    let groups = [group(&WHOLE)];
+    let drain = |nodes: &[NodeView], node| {
+        may_drain(
+            &Cluster {
+                nodes,
+                groups: &groups,
+                next_pg: PgId(2),
+                policies: &BTreeSet::new(),
+                synced: &BTreeSet::new(),
+                timing: Timing::at(SETTLED),
+            },
+            NodeId(node),
+        )
+    };
+    assert!(drain(&nodes(&[BEAT; 3]), 1).expect_err("too few").contains("needs 3 nodes, and 2 others"));
+    assert!(drain(&nodes(&[BEAT, BEAT, BEAT, SUSPECT]), 1).is_err());
+    assert_eq!(drain(&nodes(&[BEAT; 4]), 1), Ok(()));
+    let mut full = nodes(&[BEAT; 4]);
+    for node in &mut full[1..] {
+        node.free = 1 << 30;
+    }
+    assert!(drain(&full, 1).expect_err("no room").contains("room for"));
+}
+
+#[test]
+fn groups_of_all_shrink_when_a_node_is_drained() {
+    let mut all = nodes(&[BEAT, BEAT, BEAT, DEAD]);
+    all[3].draining = true;
+    let mut g = group(&[(1, Serving), (2, Serving), (3, Serving), (4, Stale)]);
+    g.replication = Replication::All;
+    assert_eq!(revise(&all, &g, &[]), Some(WHOLE.to_vec()));
+}
+
+#[test]
+fn an_excused_node_keeps_its_place_unless_one_copy_is_left() {
+    let mut all = nodes(&[BEAT, DEAD, BEAT, BEAT]);
+    all[1].excused = true;
+    let stale = [(1, Serving), (2, Stale), (3, Serving)];
+    assert_eq!(revise(&all, &group(&stale), &[]), None);
+    let last = [(1, Serving), (2, Stale), (3, Syncing)];
+    let joined = vec![(1, Serving), (2, Stale), (3, Syncing), (4, Syncing)];
+    assert_eq!(revise(&all, &group(&last), &[]), Some(joined));
+}
+
+#[test]
+fn many_nodes_that_fall_silent_at_once_are_given_time() {
+    let all = nodes(&[BEAT, SUSPECT, SUSPECT, BEAT]);
+    assert_eq!(revise(&all, &group(&WHOLE), &[]), None);
+    let all = nodes(&[BEAT, DEAD, DEAD, BEAT]);
+    assert!(revise(&all, &group(&WHOLE), &[]).is_some());
+}
+
+#[test]
+fn writes_need_more_than_half_of_the_copies() {
+    let min = |n, nodes, set| min_replicas(Replication::Factor(n), nodes, set);
+    assert_eq!([1, 2, 3, 4, 5].map(|n| min(n, 9, None)), [1, 1, 2, 2, 3]);
+    assert_eq!((min(3, 1, None), min(3, 0, None)), (1, 1));
+    assert_eq!((min(3, 9, Some(1)), min(3, 9, Some(9)), min(3, 9, Some(0))), (1, 3, 1));
+    assert_eq!(min_replicas(Replication::All, 5, None), 3);
+}
+
+#[test]
+fn full_nodes_get_relief_from_new_ones() {
+    let policy = Replication::Factor(3);
+    let mut groups = create(&nodes(&[BEAT; 3]), &[], policy, SETTLED);
+    let mut all = nodes(&[BEAT; 6]);
+    for node in &mut all[..3] {
+        (node.free, node.writable) = (0, false);
+    }
+    let new = create(&all, &groups, policy, SETTLED);
+    assert_eq!(new.len(), 8);
+    assert!(new.iter().all(|g| g.members.iter().all(|m| m.node.0 > 3)), "the full ones get none");
+    groups.extend(new);
+    assert_eq!(create(&all, &groups, policy, SETTLED), []);
+}
+
+/// What each node has when every group has this many bytes on each member.
+fn fills(groups: &[Group], bytes: u64, nodes: &mut [NodeView]) {
+    for node in nodes {
+        let of_node = groups.iter().filter(|g| g.members.iter().any(|m| m.node == node.node)).count();
+        node.bytes = bytes * of_node as u64;
+        node.free = node.capacity - node.bytes;
+    }
+}
+
+#[test]
+fn data_spreads_evenly_over_nodes_that_join_and_then_rests() {
+    let policy = Replication::Factor(3);
+    let mut all = nodes(&[BEAT; 6]);
+    let mut groups = create(&all[..3], &[], policy, SETTLED);
+    groups.extend(create(&all, &groups, policy, SETTLED));
+    // The first eight have all the data.
+    let bytes = 1 << 36;
+    let mut moves = 0;
+    for _ in 0..200 {
+        fills(&groups[..8], bytes, &mut all);
+        let synced = groups.iter().flat_map(|g| g.members.iter().map(|m| (g.id, g.epoch, m.node))).collect();
+        let changes = decide(&Cluster {
+            nodes: &all,
+            groups: &groups,
+            next_pg: PgId(100),
+            policies: &BTreeSet::from([policy]),
+            synced: &synced,
+            timing: Timing::at(SETTLED),
+        });
+        if changes.is_empty() {
+            break;
+        }
+        assert!(changes.len() <= MOVES_MAX);
+        for change in changes {
+            let group = groups.iter_mut().find(|g| g.id == change.pg).expect("a group there is");
+            moves += change.members.iter().filter(|m| m.state == Syncing).count();
+            (group.members, group.epoch) = (change.members, Epoch(change.expected.0 + 1));
+        }
+    }
+    fills(&groups[..8], bytes, &mut all);
+    let fills: Vec<u64> = all.iter().map(NodeView::fill).collect();
+    let spread = fills.iter().max().unwrap() - fills.iter().min().unwrap();
+    // One group is 62 thousandths of a node.
+    assert!(spread <= 63, "{fills:?}");
+    // Half of the 24 replicas of the data belong on the new nodes.
+    assert!(moves <= 14, "{moves} moves");
+    assert!(groups.iter().all(|g| g.members.len() == 3 && g.members.iter().all(|m| m.state == Serving)));
 }
