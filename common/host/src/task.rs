@@ -3,7 +3,7 @@
 use crate::world::{self, Inside, World};
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 /// Spawns a task on the current runtime.
 ///
@@ -20,11 +20,11 @@ where
     }
 }
 
-/// Spawns a task into a set.
+/// Spawns a task into a set. The handle knows the task's id.
 ///
 /// # Panics
 /// Outside of a runtime.
-pub fn spawn_in<F, T>(set: &mut JoinSet<T>, future: F)
+pub fn spawn_in<F, T>(set: &mut JoinSet<T>, future: F) -> AbortHandle
 where
     F: Future<Output = T> + Send + 'static,
     T: Send + 'static,
@@ -32,7 +32,7 @@ where
     match world::current() {
         None => set.spawn(future),
         Some(world) => set.spawn(Inside::new(world, future)),
-    };
+    }
 }
 
 /// Runs work that may wait for a disk or takes long, on a thread for such work. It is carried out also when the handle is

@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_group_with_too_few_members_takes_nothing() {
         let (mut nodes, mut groups) = triangle();
-        let mut choice = |min_replicas, nodes: &[NodeView], groups: &[Group]| {
+        let choice = |min_replicas, nodes: &[NodeView], groups: &[Group]| {
             choose(&Choice {
                 nodes,
                 groups,

@@ -342,7 +342,6 @@ fn one_round_decides_a_bounded_number_of_changes() {
             policies,
             synced: &BTreeSet::new(),
             timing: Timing::at(SETTLED),
-            next_pg: PgId(DECISIONS_MAX as u32 + 99),
         };
         decide(&cluster).len()
     };

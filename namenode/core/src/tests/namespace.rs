@@ -157,6 +157,7 @@ impl Model {
                 }
             }
             (None, RenameMode::Replace | RenameMode::NoReplace) => {}
+            (_, RenameMode::Whiteout) => unreachable!("the model's changes leave no whiteouts"),
         }
         self.dirs.get_mut(&from.0).expect("checked").remove(&from.1);
         self.dirs.get_mut(&to.0).expect("checked").insert(to.1, source);
