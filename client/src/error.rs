@@ -48,6 +48,9 @@ pub(crate) enum MutateError {
         /// For the log.
         reason: String,
     },
+    /// The lease under which the data were buffered is broken: they are never to be written.
+    #[error("the lease under which this was buffered is broken")]
+    Fenced,
     /// The window that a commit replaces is no longer the one that was read.
     #[error("the window changed meanwhile")]
     WindowChanged,

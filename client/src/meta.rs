@@ -5,7 +5,7 @@ use crate::error::{MutateError, unexpected};
 use crate::session::Session;
 use crate::traits::Meta;
 use async_trait::async_trait;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::{Reply, Request};
@@ -85,8 +85,12 @@ impl Meta for Metadata {
         self.mutate_then(mutation, |result| result).await?
     }
 
-    fn is_exclusive(&self, ino: Ino) -> bool {
-        self.cache.is_exclusive(ino)
+    fn exclusive(&self, ino: Ino) -> Option<LeaseGeneration> {
+        if self.cache.is_exclusive(ino) { self.held(ino) } else { None }
+    }
+
+    fn held(&self, ino: Ino) -> Option<LeaseGeneration> {
+        self.session.ownership().generation(ino)
     }
 
     fn current(&self, ino: Ino) -> Option<Attr> {

@@ -3,7 +3,7 @@
 use crate::error::{GetError, MutateError, unexpected};
 use async_trait::async_trait;
 use bytes::Bytes;
-use quarry_common::ids::{ChunkId, Ino};
+use quarry_common::ids::{ChunkId, Ino, LeaseGeneration};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, NewChunk, Query, QueryReply};
 
@@ -21,11 +21,14 @@ pub(crate) trait Meta: Send + Sync {
     }
     /// Changes the namespace, exactly once. A caller that gives up does not stop it.
     async fn mutate(&self, mutation: Mutation) -> Result<MutationReply, MutateError>;
-    /// Whether nobody else can have read or changed the file's data, so that changes may wait here.
-    fn is_exclusive(&self, ino: Ino) -> bool;
+    /// The exclusive lease on the file, if it is valid now: no other client can have read or changed the data, so that changes may
+    /// wait here.
+    fn exclusive(&self, ino: Ino) -> Option<LeaseGeneration>;
+    /// The exclusive lease on the file, valid or lapsed: one that is known to be broken is not held.
+    fn held(&self, ino: Ino) -> Option<LeaseGeneration>;
     /// The file's attributes, if nobody else can have changed them.
     fn current(&self, ino: Ino) -> Option<Attr>;
-    /// Asks for the right to keep changes; whether it was given tells [`is_exclusive`](Self::is_exclusive). Gives the
+    /// Asks for the right to keep changes; whether it was given tells [`exclusive`](Self::exclusive). Gives the
     /// attributes.
     async fn lease(&self, ino: Ino) -> Result<Attr, FsError>;
 }

@@ -325,6 +325,17 @@ impl Cluster {
         Mount::new(self, self.mountpoint(), config, &[])
     }
 
+    /// Mounts the cluster through another address of the NameNode, such as a [`Relay`](crate::relay::Relay)'s.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn mount_through(&self, namenode: &str) -> Mount {
+        let config = self.path(&format!("client-{}.toml", namenode.replace(':', "-")));
+        fs::write(&config, format!("namenode = \"{namenode}\"\ncerts = \"certs/client-test\"\n"))
+            .expect("write a configuration");
+        self.mount_as(&config)
+    }
+
     /// The same with more arguments for `quarry mount`.
     ///
     /// # Panics

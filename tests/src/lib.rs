@@ -10,6 +10,7 @@ pub mod mapping;
 pub mod ports;
 pub mod process;
 pub mod program;
+pub mod relay;
 pub mod tree;
 pub mod views;
 pub mod wait;

@@ -334,6 +334,9 @@ async fn acknowledge(session: Weak<Session>, mut recalled: mpsc::Receiver<(u64, 
         task::spawn(async move {
             // An inode that the NameNode learns is open stays so until this is answered: its closing must not come first.
             let open: Vec<_> = batch.iter().map(|(_, ino)| session.opens().reveal(*ino)).collect();
+            for (_, ino) in &batch {
+                session.ownership().released(*ino);
+            }
             let recalls =
                 batch.iter().zip(&open).map(|((number, _), open)| (*number, open.is_some())).collect();
             if let Err(error) = session.ask(Request::RecallDone { recalls }).await {

@@ -135,6 +135,13 @@ impl Cache {
         self.send(Job::Recalled { number, ino });
     }
 
+    /// Leases on these inodes are broken: nothing that they protected is served any more, by the kernel neither.
+    pub(crate) fn lost(&self, inos: &[Ino]) {
+        let mut table = self.table();
+        inos.iter().for_each(|ino| drop(table.recall(*ino)));
+        self.send(Job::Dropped(inos.to_vec()));
+    }
+
     /// Waits until the kernel has forgotten everything that was dropped before, but not for ever: it may have to wait for
     /// reads that wait for a connection.
     pub(crate) async fn settled(&self) {

@@ -109,6 +109,7 @@ impl Inode {
         let inode = Arc::clone(self);
         let task = async move {
             let _gate = Arc::clone(&inode.gate).write_owned().await;
+            inode.state().check_locks()?;
             let stays = match &mutation {
                 Mutation::SetAttr { set, .. } => inode.state().set_attributes(set),
                 _ => false,
@@ -150,7 +151,7 @@ fn attr_of(result: Result<MutationReply, MutateError>) -> Result<Attr, FsError> 
 fn result_of(result: Result<MutationReply, MutateError>) -> Result<MutationReply, FsError> {
     result.map_err(|error| match error {
         MutateError::Fs(error) => error,
-        MutateError::RewriteChunk { .. } | MutateError::WindowChanged => unexpected(),
+        MutateError::RewriteChunk { .. } | MutateError::WindowChanged | MutateError::Fenced => unexpected(),
     })
 }
 

@@ -4,11 +4,13 @@ use super::inode::Inode;
 use super::open_file::{OpenFile, OpenMode};
 use super::registry::Registry;
 use super::shared::{Closed, FilesConfig, Shared};
+use crate::session::ownership::is_broken;
 use crate::traits::{ChunkIo, Meta};
 use futures::future::join_all;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::Attr;
+use quarry_common::wire::session::Losses;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -57,6 +59,62 @@ impl Files {
         if let Some(inode) = self.known(ino) {
             inode.state().forget_layout();
         }
+    }
+
+    /// Waits until everything that was written to a file through this mount is committed and on the disks, whether it is open
+    /// or not.
+    ///
+    /// # Errors
+    /// When chunks cannot be synced.
+    pub(crate) async fn sync(&self, ino: Ino) -> Result<(), FsError> {
+        match self.known(ino) {
+            Some(inode) => inode.sync().await,
+            None => {
+                let Shared { unsynced, meta, io, .. } = &*self.shared;
+                unsynced.sync(ino, &**meta, &**io).await
+            }
+        }
+    }
+
+    /// Whether something of a file that was written through this mount is not committed or not known to be on the disks.
+    pub(crate) fn is_unsynced(&self, ino: Ino) -> bool {
+        self.dirty_inode(ino).is_some() || self.shared.unsynced.has(ino)
+    }
+
+    /// The session has lost leases and locks. Returns the inodes that [refuse pages](Inode::refuse_pages) until the kernel has
+    /// forgotten them.
+    pub(crate) fn lost(&self, losses: &Losses) -> Vec<Arc<Inode>> {
+        let named: Vec<_> = losses.leases.iter().filter_map(|lease| self.known(lease.ino)).collect();
+        // First, so that a page either is refused or comes under the fence.
+        named.iter().for_each(|inode| inode.refuse_pages());
+        for inode in self.registry.all_dirty().iter().chain(&named) {
+            inode.fence(|generation| is_broken(losses, inode.ino, generation));
+        }
+        self.locks_lost(&losses.locks);
+        named
+    }
+
+    /// The session has ended: what was buffered under its leases is never written.
+    pub(crate) fn expired(&self, locked: &[Ino]) {
+        for inode in self.registry.all_dirty() {
+            inode.fence(|_| true);
+        }
+        self.locks_lost(locked);
+    }
+
+    /// Locks on these files are lost.
+    pub(crate) fn locks_lost(&self, inos: &[Ino]) {
+        for inode in inos.iter().filter_map(|ino| self.known(*ino)) {
+            tracing::error!(ino = %inode.ino, "locks are lost: nothing is read or written until the file is closed");
+            inode.lose_locks();
+        }
+    }
+
+    /// The numbers of the inodes with dirty data, in order.
+    pub(crate) fn dirty_inos(&self) -> Vec<Ino> {
+        let mut inos: Vec<Ino> = self.registry.all_dirty().iter().map(|inode| inode.ino).collect();
+        inos.sort_unstable();
+        inos
     }
 
     /// Inodes with handles or dirty data.

@@ -12,12 +12,13 @@ use super::registry::Registry;
 use super::resolve::{Resolver, Segment};
 use super::shared::Shared;
 use bytes::Bytes;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, SetAttr, Window, WindowCommit};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, watch};
@@ -49,10 +50,29 @@ pub(crate) struct State {
     errors: ErrorLog,
     /// The file was emptied, and what was written since is not committed.
     replaced: bool,
+    /// The file may have content that a program has synced. What is written then is on the disks before it is committed: a slice
+    /// without its chunk would make EIO of bytes around it after a power failure.
+    precious: bool,
     /// A flusher task runs.
     flushing: bool,
     /// Handles that were closed and whose close was not yet passed on, because data is dirty.
     closing: usize,
+    /// Handles.
+    open: usize,
+    /// Counts the losses of locks.
+    lock_losses: u64,
+    /// Handles from before the last loss of locks: while there are any, nothing is read or written.
+    condemned: usize,
+    /// The kernel has yet to forget pages of a broken lease. What it hands over meanwhile is dropped.
+    fencing: Option<Fencing>,
+}
+
+/// Pages of a broken lease are being forgotten.
+struct Fencing {
+    /// Losses that are not finished.
+    losses: usize,
+    /// The handles learn of what is dropped.
+    told: bool,
 }
 
 /// What settling some windows leaves to be done without the state's lock.
@@ -77,6 +97,7 @@ impl Inode {
             work: Notify::new(),
             writing: watch::Sender::new(Vec::new()),
             state: Mutex::new(State {
+                precious: attr.size > 0,
                 attr,
                 layout: LayoutCache::default(),
                 buffer: WriteBuffer::default(),
@@ -84,6 +105,10 @@ impl Inode {
                 replaced: false,
                 flushing: false,
                 closing: 0,
+                open: 0,
+                lock_losses: 0,
+                condemned: 0,
+                fencing: None,
             }),
         }
     }
@@ -103,6 +128,68 @@ impl Inode {
         for _ in 0..settled.closed.unwrap_or(0) {
             (self.shared.closed)(self.ino);
         }
+    }
+}
+
+/// Broken leases and lost locks.
+impl Inode {
+    /// Leases are broken: drops what is buffered under them, and each handle learns it once. The data are never tried again under
+    /// another lease, since other clients have read or written in the belief that they do not exist.
+    pub(crate) fn fence(&self, is_broken: impl Fn(LeaseGeneration) -> bool) {
+        let mut state = self.state();
+        let Some(cost) = state.buffer.fence(is_broken) else { return };
+        state.layout.clear();
+        state.errors.record(FsError::Io);
+        if let Some(fencing) = &mut state.fencing {
+            fencing.told = true;
+        }
+        let settled = state.settled(cost);
+        let total = self.shared.fenced.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::error!(ino = %self.ino, total, "buffered data are dropped: their lease is broken");
+        self.after(settled, state);
+    }
+
+    /// The job of a window is over whose bytes were dropped when their lease broke.
+    pub(crate) fn dropped(&self, indexes: &[u64]) {
+        let mut state = self.state();
+        let settled = state.settle(indexes);
+        self.after(settled, state);
+    }
+
+    /// A lease is broken: until [`accept_pages`](Self::accept_pages), pages that the kernel hands over are from before.
+    pub(crate) fn refuse_pages(&self) {
+        self.state().fencing.get_or_insert(Fencing { losses: 0, told: false }).losses += 1;
+    }
+
+    /// The kernel has forgotten the pages of a broken lease.
+    pub(crate) fn accept_pages(&self) {
+        let mut state = self.state();
+        if let Some(fencing) = &mut state.fencing {
+            fencing.losses -= 1;
+            if fencing.losses == 0 {
+                state.fencing = None;
+            }
+        }
+    }
+
+    /// Waits until no job is under way whose bytes were dropped.
+    pub(crate) async fn void_jobs_end(&self) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if !self.state().buffer.has_void() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Locks of this mount on the file are lost: nothing is read or written until the handles of now are closed.
+    pub(crate) fn lose_locks(&self) {
+        let mut state = self.state();
+        state.lock_losses += 1;
+        state.condemned = state.open;
     }
 }
 
@@ -242,6 +329,25 @@ impl State {
         self.buffer.sequence()
     }
 
+    /// Whether a write under this lease may join what waits; otherwise that must be committed first.
+    pub(crate) fn takes(&self, lease: Option<LeaseGeneration>) -> bool {
+        self.buffer.takes(lease)
+    }
+
+    /// A page that the kernel hands over is of a broken lease. The handles learn that it is dropped.
+    pub(crate) fn drops_page(&mut self) -> bool {
+        let Some(fencing) = &mut self.fencing else { return false };
+        if !std::mem::replace(&mut fencing.told, true) {
+            self.errors.record(FsError::Io);
+        }
+        true
+    }
+
+    /// The bytes of a job are dropped, since their lease is broken.
+    pub(crate) fn is_void(&self, indexes: &[u64]) -> bool {
+        indexes.iter().all(|index| self.buffer.is_void(*index))
+    }
+
     /// Takes in the bytes of a write.
     pub(crate) fn write(&mut self, write: Write, data: Bytes) -> Written {
         self.buffer.write(write, data)
@@ -259,7 +365,14 @@ impl State {
 
     /// The next data to send.
     pub(crate) fn next_job(&mut self) -> Option<Job> {
-        self.buffer.next_job(&self.layout)
+        let mut job = self.buffer.next_job(&self.layout)?;
+        job.about.durable |= self.precious;
+        Some(job)
+    }
+
+    /// Everything that was written is on the disks.
+    pub(crate) fn synced(&mut self) {
+        self.precious |= self.size() > 0;
     }
 
     /// The next data to send, or else the flusher has ended.
@@ -309,6 +422,10 @@ impl State {
 
     fn settle(&mut self, indexes: &[u64]) -> Settled {
         let cost = self.buffer.settle(indexes.iter().copied());
+        self.settled(cost)
+    }
+
+    fn settled(&mut self, cost: usize) -> Settled {
         let clean = self.buffer.is_empty();
         self.replaced &= !clean;
         Settled { cost, closed: clean.then(|| std::mem::take(&mut self.closing)) }
@@ -334,9 +451,26 @@ impl State {
         dirty
     }
 
-    /// For a new handle.
-    pub(crate) fn error_cursor(&self) -> ErrorCursor {
-        self.errors.cursor()
+    /// Counts a new handle. Returns its cursor, and the number by which it [closes](Self::close).
+    pub(crate) fn open(&mut self) -> (ErrorCursor, u64) {
+        self.open += 1;
+        (self.errors.cursor(), self.lock_losses)
+    }
+
+    /// Counts a handle off.
+    pub(crate) fn close(&mut self, opened: u64) {
+        self.open -= 1;
+        if opened != self.lock_losses {
+            self.condemned -= 1;
+        }
+    }
+
+    /// Fails for as long as a handle is open under which a lock was lost.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn check_locks(&self) -> Result<(), FsError> {
+        if self.condemned > 0 { Err(FsError::Io) } else { Ok(()) }
     }
 
     /// The error that a handle has not reported yet; from now on it has.

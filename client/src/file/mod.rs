@@ -34,6 +34,7 @@ mod registry;
 mod resolve;
 mod seek;
 mod shared;
+mod space;
 mod unsynced;
 mod writer;
 

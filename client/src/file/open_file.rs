@@ -44,13 +44,16 @@ pub struct OpenFile {
     mode: OpenMode,
     errors: Mutex<ErrorCursor>,
     pattern: Mutex<Pattern>,
+    /// What the inode told when the handle was opened.
+    opened: u64,
     released: AtomicBool,
 }
 
 impl OpenFile {
     pub(crate) fn new(inode: Arc<Inode>, mode: OpenMode) -> Self {
-        let errors = Mutex::new(inode.state().error_cursor());
-        Self { inode, mode, errors, pattern: Mutex::default(), released: AtomicBool::new(false) }
+        let (errors, opened) = inode.state().open();
+        let released = AtomicBool::new(false);
+        Self { inode, mode, errors: Mutex::new(errors), pattern: Mutex::default(), opened, released }
     }
 
     /// The inode number.
@@ -74,6 +77,7 @@ impl OpenFile {
     /// Those of the cluster; `Io` if data is lost.
     pub async fn read(&self, offset: u64, size: u32) -> Result<Bytes, FsError> {
         self.inode.refresh().await?;
+        self.inode.state().check_locks()?;
         let file_size = self.inode.state().size();
         let access = {
             let mut pattern = self.pattern.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +122,10 @@ impl OpenFile {
         if data.len() > u32::MAX as usize {
             return Err(FsError::Invalid);
         }
-        self.inode.write(position, data, kill_suidgid).await
+        let at = self.inode.write(position, data, kill_suidgid).await?;
+        // If the write went through, its own error is on record.
+        self.report()?;
+        Ok(at)
     }
 
     /// What `close` does: nothing, if what was written may wait in the mount until somebody looks. Otherwise as
@@ -211,7 +218,7 @@ impl OpenFile {
 
     fn close(&self) {
         if !self.released.swap(true, Ordering::Relaxed) {
-            self.inode.close();
+            self.inode.close(self.opened);
         }
     }
 
@@ -232,7 +239,7 @@ impl Inode {
     /// Makes sure that what is known of the file is as new as this call: asks, unless a lease says so.
     async fn refresh(&self) -> Result<(), FsError> {
         let meta = &self.shared.meta;
-        if meta.is_exclusive(self.ino) {
+        if meta.exclusive(self.ino).is_some() {
             return Ok(());
         }
         for attempt in 0..REFRESHES {
@@ -253,12 +260,16 @@ impl Inode {
     /// Whether data may stay in the buffer when the file is closed. What replaces an older content may not: programs
     /// rely on finding the one or the other after a crash, not an empty file.
     fn may_wait(&self) -> bool {
-        !self.state().is_replacement() && self.shared.meta.is_exclusive(self.ino)
+        !self.state().is_replacement() && self.shared.meta.exclusive(self.ino).is_some()
     }
 
     /// One handle less. The NameNode hears of it when the data is committed: until then an unlinked file must live.
-    fn close(&self) {
-        let later = self.state().close_later();
+    fn close(&self, opened: u64) {
+        let later = {
+            let mut state = self.state();
+            state.close(opened);
+            state.close_later()
+        };
         if !later {
             (self.shared.closed)(self.ino);
         }

@@ -3,12 +3,17 @@
 use super::budget::Budget;
 use super::cache::BlockCache;
 use super::fetch::Fetcher;
+use super::space::{Ask, Room, Space};
 use super::unsynced::Unsynced;
+use crate::error::unexpected;
 use crate::traits::{ChunkIo, Meta};
 use quarry_common::ids::Ino;
+use quarry_common::wire::fs::{Query, QueryReply};
 use quarry_host::task::Spawner;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Sizes of a mount's memory and how much goes on at once.
 #[derive(Clone, Debug)]
@@ -47,11 +52,14 @@ pub(crate) struct Shared {
     pub(crate) io: Arc<dyn ChunkIo>,
     pub(crate) config: FilesConfig,
     pub(crate) budget: Budget,
+    pub(crate) space: Space,
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) puts: Semaphore,
     pub(crate) unsynced: Unsynced,
     pub(crate) runtime: Spawner,
     pub(crate) closed: Closed,
+    /// Times that buffered data of a file were dropped because their lease was broken.
+    pub(crate) fenced: AtomicU64,
 }
 
 impl Shared {
@@ -66,6 +74,7 @@ impl Shared {
         Self {
             fetcher: Fetcher::new(Arc::clone(&io), cache, config.gets),
             budget: Budget::new(config.write_buffer_bytes),
+            space: Space::default(),
             puts: Semaphore::new(config.puts),
             unsynced: Unsynced::default(),
             runtime: Spawner::current(),
@@ -73,7 +82,33 @@ impl Shared {
             io,
             config,
             closed,
+            fenced: AtomicU64::new(0),
         }
+    }
+
+    /// Counts a write, and tells whether the cluster has room for it.
+    pub(crate) async fn room_for(self: &Arc<Self>, bytes: u64) -> Room {
+        match self.space.must_ask(Instant::now()) {
+            Ask::No => {}
+            Ask::Beside => drop(self.runtime.spawn(Arc::clone(self).ask_space())),
+            Ask::First => Arc::clone(self).ask_space().await,
+        }
+        self.space.write(bytes)
+    }
+
+    async fn ask_space(self: Arc<Self>) {
+        let stat = match self.meta.query(Query::StatFs).await {
+            Ok(QueryReply::StatFs(stat)) => Some(stat),
+            Ok(other) => {
+                unexpected(&other);
+                None
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the free space is not known");
+                None
+            }
+        };
+        self.space.answered(stat, self.budget.used() as u64, Instant::now());
     }
 
     /// How far a reader may be ahead. It shares the cache with what it has not read yet: what comes too early is

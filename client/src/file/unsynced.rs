@@ -51,6 +51,11 @@ impl Unsynced {
         table.count += chunks.len();
     }
 
+    /// Whether chunks of a file are in the table.
+    pub(crate) fn has(&self, ino: Ino) -> bool {
+        self.table().files.contains_key(&ino)
+    }
+
     /// More chunks wait than should.
     pub(crate) fn is_full(&self) -> bool {
         self.table().count >= CHUNKS_MAX

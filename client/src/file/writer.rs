@@ -5,6 +5,7 @@ use super::flusher;
 use super::inode::Inode;
 use super::registry::Registry;
 use super::shared::Shared;
+use super::space::Room;
 use bytes::Bytes;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
@@ -43,10 +44,11 @@ impl Position {
 }
 
 impl Inode {
-    /// Puts bytes into the buffer, waiting for memory if it is full. Returns where they went.
+    /// Puts bytes into the buffer, waiting for memory if it is full, or for their commit if they may not stay there. Returns where
+    /// they went. An error of the commit is on record.
     ///
     /// # Errors
-    /// `FileTooLarge`.
+    /// `FileTooLarge`; `Io` while a handle is open under which a lock was lost.
     pub(crate) async fn write(
         self: &Arc<Self>,
         position: Position,
@@ -99,23 +101,29 @@ impl Inode {
                 Position::Page(_) => false,
                 Position::At(_) | Position::End => asked < LEASE_ASKS,
             };
-            if let Some(done) = self.try_put(position, &data, kill, must_keep).await {
-                break done?;
+            match self.try_put(position, &data, kill, must_keep).await? {
+                Attempt::Put(at, kept) => break (at, kept),
+                Attempt::Dropped(at) => return Ok(at),
+                // What waits is under another lease.
+                Attempt::Occupied => self.flush(false).await,
+                Attempt::NoLease => {
+                    tokio::time::sleep(LEASE_PAUSE * asked.min(10)).await;
+                    let attr = self.shared.meta.lease(self.ino).await?;
+                    self.state().observe(&attr);
+                    asked += 1;
+                }
             }
-            tokio::time::sleep(LEASE_PAUSE * asked.min(10)).await;
-            let attr = self.shared.meta.lease(self.ino).await?;
-            self.state().observe(&attr);
-            asked += 1;
         };
         held.settle(kept.grown);
+        let room = self.shared.room_for(data.len() as u64).await;
         if kept.complete || budget.is_short() {
             self.wake_flusher();
         }
         if budget.half_reached() {
             start_flush(&self.registry);
         }
-        if !self.shared.meta.is_exclusive(self.ino) {
-            // Others may look at any time and nobody would ask for it: the data go on at once.
+        // Without the lease no recall would ask for the data. Without room the write itself must be told.
+        if room == Room::Short || self.shared.meta.exclusive(self.ino).is_none() {
             match position {
                 Position::Page(_) => self.start_flush(kept.sequence, false),
                 Position::At(_) | Position::End => self.flush(false).await,
@@ -131,26 +139,36 @@ impl Inode {
         data: &Bytes,
         kill: bool,
         must_keep: bool,
-    ) -> Option<Result<(u64, Written), FsError>> {
+    ) -> Result<Attempt, FsError> {
         let _gate = self.gate.read().await;
         let mut state = self.state();
+        state.check_locks()?;
         // Under the state's lock: what is put before a recall takes the right away is flushed by that recall.
-        if must_keep && !self.shared.meta.is_exclusive(self.ino) {
-            return None;
+        let lease = match position {
+            Position::Page(at) if state.drops_page() => return Ok(Attempt::Dropped(at)),
+            // The program changed it when the lease was valid.
+            Position::Page(_) => self.shared.meta.held(self.ino),
+            Position::At(_) | Position::End => self.shared.meta.exclusive(self.ino),
+        };
+        if must_keep && lease.is_none() {
+            return Ok(Attempt::NoLease);
+        }
+        if !state.takes(lease) {
+            return Ok(Attempt::Occupied);
         }
         let at = position.offset(state.size());
         if at.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
-            return Some(Err(FsError::FileTooLarge));
+            return Err(FsError::FileTooLarge);
         }
         if !state.is_dirty() {
             self.registry.keep(self.ino, self);
         }
         let (time, now) = (clock::wall(), Instant::now());
-        let written = state.write(Write { at, time, kill_suidgid: kill, now }, data.clone());
+        let written = state.write(Write { at, time, kill_suidgid: kill, now, lease }, data.clone());
         if self.shared.budget.is_short() {
             state.request(written.sequence, false);
         }
-        Some(Ok((at, written)))
+        Ok(Attempt::Put(at, written))
     }
 
     /// Waits until the writes that are under way have put their data, but not for long. To be called before a recall takes the
@@ -195,7 +213,9 @@ impl Inode {
     pub(crate) async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
         self.flush(true).await;
         let Shared { unsynced, meta, io, .. } = &*self.shared;
-        unsynced.sync(self.ino, &**meta, &**io).await
+        unsynced.sync(self.ino, &**meta, &**io).await?;
+        self.state().synced();
+        Ok(())
     }
 
     /// Begins to send writes that have waited long enough.
@@ -226,6 +246,18 @@ pub(crate) fn start_flush(registry: &Registry<Inode>) {
         let sequence = inode.state().sequence();
         inode.start_flush(sequence, false);
     }
+}
+
+/// What became of an attempt to put a write into the buffer.
+enum Attempt {
+    /// It is there, at this offset.
+    Put(u64, Written),
+    /// It is a page of a broken lease, at this offset, and the handles learn that it is dropped.
+    Dropped(u64),
+    /// What waits in the buffer must be committed first.
+    Occupied,
+    /// The exclusive lease is not held.
+    NoLease,
 }
 
 /// A write that is under way.

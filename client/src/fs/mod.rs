@@ -24,13 +24,14 @@ use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::file::{Files, FilesConfig, Inode};
 use crate::meta::Metadata;
-use crate::session::{Events, Session};
+use crate::session::{Events, LossNotice, Session};
 use crate::transfer::{PlacementCache, Transfer, follow};
 use async_trait::async_trait;
+use futures::future::join_all;
 use owners::Owners;
-use quarry_common::ids::Ino;
+use quarry_common::ids::{Ino, LeaseGeneration};
 use quarry_common::wire::fs::{Attr, StatFs};
-use quarry_common::wire::session::{LeaseGrant, Push};
+use quarry_common::wire::session::{LeaseGrant, Losses, Push};
 use quarry_host::task;
 use quarry_net::transport::Transport;
 use retries::Retries;
@@ -75,11 +76,16 @@ struct Hub {
     cache: Arc<Cache>,
     /// There once the session is.
     files: OnceLock<Weak<Files>>,
+    session: OnceLock<Weak<Session>>,
 }
 
 impl Hub {
+    fn files(&self) -> Option<Arc<Files>> {
+        self.files.get().and_then(Weak::upgrade)
+    }
+
     fn recall(&self, number: u64, ino: Ino) {
-        let inode = self.files.get().and_then(Weak::upgrade).and_then(|files| files.known(ino));
+        let inode = self.files().and_then(|files| files.known(ino));
         let about_to_put =
             |inode: &Arc<Inode>| !inode.writing.borrow().is_empty() && self.cache.is_exclusive(ino);
         match inode.filter(about_to_put) {
@@ -105,9 +111,49 @@ impl Events for Hub {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
             Push::Recall { number, ino, keep: _ } => self.recall(number, ino),
-            // Whatever it names: without any cache nothing broken is served.
-            Push::Lost(_) => self.cache.disconnected(),
+            Push::Lost(losses) => self.lost(&losses),
         }
+    }
+
+    fn lost(&self, losses: &Losses, notice: LossNotice) {
+        let fenced = self.files().map(|files| files.lost(losses)).unwrap_or_default();
+        if losses.below > LeaseGeneration(0) {
+            // They are not named one by one.
+            self.cache.disconnected();
+        }
+        let named = losses.leases.iter().map(|lease| lease.ino).chain(losses.locks.iter().copied());
+        self.cache.lost(&named.collect::<Vec<Ino>>());
+        let (cache, session) = (self.cache.clone(), self.session.get().cloned());
+        task::spawn(async move {
+            cache.settled().await;
+            fenced.iter().for_each(|inode| inode.accept_pages());
+            join_all(fenced.iter().map(|inode| inode.void_jobs_end())).await;
+            notice.acknowledge();
+            // Under the leases that are lost, the NameNode did not need to know what is open.
+            if !notice.resumed
+                && let Some(session) = session.and_then(|session| session.upgrade())
+            {
+                session.reconnect("leases are broken");
+            }
+        });
+    }
+
+    fn locks_lost(&self, inos: &[Ino]) {
+        if let Some(files) = self.files() {
+            files.locks_lost(inos);
+        }
+        self.cache.lost(inos);
+    }
+
+    fn dirty(&self) -> Vec<Ino> {
+        self.files().map(|files| files.dirty_inos()).unwrap_or_default()
+    }
+
+    fn expired(&self, locked: &[Ino]) {
+        if let Some(files) = self.files() {
+            files.expired(locked);
+        }
+        self.cache.lost(locked);
     }
 
     fn disconnected(&self) {
@@ -135,9 +181,14 @@ impl FileSystem {
         };
         let placement = PlacementCache::new();
         let (cache, forgetter) = Cache::new();
-        let files_of = OnceLock::new();
-        let hub = Arc::new(Hub { placement: placement.clone(), cache: cache.clone(), files: files_of });
+        let hub = Arc::new(Hub {
+            placement: placement.clone(),
+            cache: cache.clone(),
+            files: OnceLock::new(),
+            session: OnceLock::new(),
+        });
         let session = Arc::new(Session::open(config, transport, hub.clone()).await?);
+        let _ = hub.session.set(Arc::downgrade(&session));
         task::spawn(follow(placement.clone(), Arc::downgrade(&session)));
         task::spawn(reconnect_after_lapses(cache.clone(), Arc::downgrade(&session)));
         let meta = Arc::new(Metadata::new(session.clone(), cache.clone()));

@@ -144,16 +144,16 @@ impl FileSystem {
         }
     }
 
-    /// Brings in what was written to a file that is about to take the place of another: programs rely on finding the old or
-    /// the new content after a crash, not an empty file.
+    /// Brings what was written to a file that is about to take the place of another onto the disks: programs rely on finding the
+    /// old or the new content after a crash, not an empty file, and after a power failure as well.
     async fn settle_replacement(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
-        let known =
-            |(parent, name): (Ino, &[u8])| self.0.meta.find(&Query::Lookup { parent, name: name.into() });
-        if let Some(Ok(QueryReply::Attr(attr))) = known(from)
-            && known(to) != Some(Err(FsError::NotFound))
-            && let Some(inode) = self.0.files.dirty_inode(attr.ino)
+        let look = |(parent, name): (Ino, &[u8])| self.attr(Query::Lookup { parent, name: name.into() });
+        if let Ok(attr) = look(from).await
+            && self.0.files.is_unsynced(attr.ino)
+            && look(to).await.is_ok()
+            && let Err(error) = self.0.files.sync(attr.ino).await
         {
-            inode.flush(false).await;
+            tracing::warn!(ino = %attr.ino, %error, "a file that replaces another is not known to be on the disks");
         }
     }
 

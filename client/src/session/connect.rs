@@ -126,7 +126,7 @@ impl Inner {
         let address = leader.unwrap_or_else(|| self.addresses[turn % self.addresses.len()].clone());
         let expect = Expect { role: Role::NameNode, id: None };
         let connection = self.transport.connect(&address, &expect).await?;
-        let ear = Ear::new(self.events.clone());
+        let ear = Ear::new(self.events.clone(), self.ownership.clone(), self.locks.clone());
         let client = RpcClient::<SessionProtocol>::start(connection, ear.clone()).await?;
         let session = match self.session_on(&client).await {
             Ok(session) => session,
@@ -177,12 +177,15 @@ impl Inner {
         let (mut open, mut locks) = (self.opens.all(), self.locks.all());
         let more_open = open.split_off(open.len().min(RESUMED_OPENS));
         let more_locks = locks.split_off(locks.len().min(RESUMED_LOCKS));
-        match ask(client, Request::ResumeSession { session, open, locks, leases: Vec::new() }).await? {
+        let leases = self.ownership.reclaims(&self.events.dirty());
+        match ask(client, Request::ResumeSession { session, open, locks, leases }).await? {
             Ok(Reply::Session { session, .. }) => {
                 self.register(client, more_open).await?;
                 for (ino, lock) in more_locks {
                     if let Err(error) = ask(client, Request::SetLock { ino, lock, wait: false }).await? {
                         tracing::error!(%ino, %error, "a lock is lost");
+                        self.locks.closed(&[ino]);
+                        self.events.locks_lost(&[ino]);
                     }
                 }
                 tracing::info!(%session, "session resumed");
@@ -193,7 +196,7 @@ impl Inner {
         }
     }
 
-    /// Opens a session. If there was one before, its open files are opened again and its locks are lost.
+    /// Opens a session. If there was one before, its open files are opened again, and its leases and locks are lost.
     async fn begin(&self, client: &RpcClient<SessionProtocol>) -> Result<SessionId, Failure> {
         let info = ClientInfo {
             host: process::host_name(),
@@ -205,10 +208,12 @@ impl Inner {
             other => return Err(failure(other)),
         };
         tracing::info!(%session, "session opened");
-        let lost = self.locks.lost();
-        if lost > 0 {
-            tracing::error!(locks = lost, "the session was away for too long: its locks are lost");
+        let locked = self.locks.lost();
+        if !locked.is_empty() {
+            tracing::error!(files = locked.len(), "the session was away for too long: its locks are lost");
         }
+        self.ownership.expired();
+        self.events.expired(&locked);
         self.register(client, self.opens.all()).await?;
         Ok(session)
     }

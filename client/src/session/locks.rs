@@ -52,9 +52,9 @@ impl Locks {
         }
     }
 
-    /// The session that held them has ended. Tells how many they were.
-    pub(crate) fn lost(&self) -> usize {
-        std::mem::take(&mut *self.table()).values().map(Vec::len).sum()
+    /// The session that held them has ended. Returns the files on which there were some.
+    pub(crate) fn lost(&self) -> Vec<Ino> {
+        std::mem::take(&mut *self.table()).into_keys().collect()
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
             locks.granted(ino, lock(1, i, i, LockKind::Read));
         }
         assert_eq!(locks.all(), [(ino, lock(1, 0, 2, LockKind::Read))]);
-        assert_eq!(locks.lost(), 1);
+        assert_eq!(locks.lost(), [ino]);
         assert!(locks.all().is_empty());
     }
 

@@ -14,6 +14,7 @@ mod connect;
 pub(crate) mod locks;
 mod observer;
 pub(crate) mod opens;
+pub(crate) mod ownership;
 mod renew;
 mod slots;
 
@@ -26,12 +27,14 @@ use crate::error::ClientError;
 use crate::error::MutateError;
 use async_trait::async_trait;
 use locks::Locks;
+pub(crate) use observer::LossNotice;
 use opens::Opens;
-use quarry_common::ids::SessionId;
+use ownership::Ownership;
+use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::changes::CHANGES_WAIT_MAX_MS;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Mutation, MutationReply};
-use quarry_common::wire::session::{LOCK_WAIT_MAX_MS, LeaseGrant, Push, Reply, Request};
+use quarry_common::wire::session::{Fate, LOCK_WAIT_MAX_MS, LeaseGrant, Losses, Push, Reply, Request};
 use quarry_host::task;
 use quarry_net::rpc::{RpcClient, RpcError, SessionProtocol};
 use quarry_net::transport::{Transport, TransportError};
@@ -63,8 +66,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) trait Events: Send + Sync + 'static {
     /// A request that was sent at `sent_at` was answered, with these leases.
     fn answered(&self, leases: &[LeaseGrant], sent_at: Instant);
-    /// The NameNode says something.
+    /// The NameNode says something, but no losses.
     fn push(&self, push: Push);
+    /// The session has lost leases or locks. When what they covered is dropped and no commit under them is under way,
+    /// the notice is to be acknowledged.
+    fn lost(&self, losses: &Losses, notice: LossNotice);
+    /// Locks on these inodes could not be restored.
+    fn locks_lost(&self, inos: &[Ino]);
+    /// The inodes with buffered data.
+    fn dirty(&self) -> Vec<Ino>;
+    /// The session has ended, and with it all leases, and the locks on these inodes.
+    fn expired(&self, locked: &[Ino]);
     /// The connection is gone, and nothing will come from it any more. What was granted over it is void.
     fn disconnected(&self);
     /// Waits until what is void has been dropped everywhere: before that the session is not continued.
@@ -90,7 +102,8 @@ struct Inner {
     ending: AtomicBool,
     slots: Arc<Slots>,
     opens: Arc<Opens>,
-    locks: Locks,
+    locks: Arc<Locks>,
+    ownership: Arc<Ownership>,
     lock_turns: Semaphore,
 }
 
@@ -139,7 +152,8 @@ impl Session {
             ending: AtomicBool::new(false),
             slots: Slots::new(),
             opens: Arc::default(),
-            locks: Locks::default(),
+            locks: Arc::default(),
+            ownership: Arc::default(),
             lock_turns: Semaphore::new(LOCK_WAITS),
         });
         let session = Self { inner: inner.clone() };
@@ -215,6 +229,11 @@ impl Session {
     /// What is locked.
     pub(crate) fn locks(&self) -> &Locks {
         &self.inner.locks
+    }
+
+    /// The exclusive leases.
+    pub(crate) fn ownership(&self) -> &Ownership {
+        &self.inner.ownership
     }
 
     /// Counts the connections: if it did not change, nothing was asked twice.
@@ -315,27 +334,41 @@ impl Inner {
 
     /// Sends a mutation until it is answered.
     async fn carry_out(&self, mut slot: Slot, mutation: Mutation) -> Result<MutationReply, MutateError> {
-        let mut sent_in = None;
-        let result = self
-            .settle(|session| {
-                if sent_in.replace(session).is_some_and(|before| before != session) {
-                    // What the old session knew of it is gone: like every protocol that forgets its clients, the
-                    // answer may be that of a second execution.
-                    tracing::warn!("a change is asked for again in a new session");
+        let mut sent: Option<(SessionId, u64)> = None;
+        let mut corrected = false;
+        let result = loop {
+            let answer = self
+                .settle(|session| match sent {
+                    // The session in which it was sent has ended.
+                    Some((old, sequence)) if old != session => {
+                        Request::Fate { session: old, slot: slot.index(), sequence }
+                    }
+                    _ => {
+                        let sequence = slot.sequence(session);
+                        sent = Some((session, sequence));
+                        Request::Mutate { slot: slot.index(), sequence, mutation: mutation.clone() }
+                    }
+                })
+                .await;
+            match answer {
+                Ok(Reply::Fate(Fate::Never)) => sent = None,
+                Ok(Reply::Fate(Fate::Answered(result))) => break result.map(Reply::Mutation),
+                Ok(Reply::Fate(Fate::Unknown)) => {
+                    tracing::error!(
+                        ?mutation,
+                        "the session ended, and it is not known whether this change was made"
+                    );
+                    break Err(FsError::Io.into());
                 }
-                let (index, sequence) = (slot.index(), slot.sequence(session));
-                Request::Mutate { slot: index, sequence, mutation: mutation.clone() }
-            })
-            .await;
-        match &result {
-            // These did not use up the number.
-            Err(
-                ServiceError::BadRequest(_)
-                | ServiceError::Unauthorised(_)
-                | ServiceError::SlotMismatch { .. },
-            ) => {}
-            _ => slot.used(),
-        }
+                // An answer from before the state machine counted as one of its own: this mutation was not carried out.
+                Err(ServiceError::SlotMismatch { last, .. }) if !corrected => {
+                    corrected = true;
+                    slot.set(last);
+                }
+                answer => break answer,
+            }
+        };
+        slot.used();
         match result {
             Ok(Reply::Mutation(reply)) => Ok(reply),
             Ok(other) => {
@@ -346,6 +379,7 @@ impl Inner {
                 Err(MutateError::RewriteChunk { chunk, reason })
             }
             Err(ServiceError::WindowChanged) => Err(MutateError::WindowChanged),
+            Err(ServiceError::Fenced) => Err(MutateError::Fenced),
             Err(error) => Err(MutateError::Fs(fs_error(&mutation, error))),
         }
     }

@@ -1,6 +1,7 @@
 //! Background work of the session: keeping it alive, connecting again, closing inodes.
 
 use super::connect::Connected;
+use super::observer::Ear;
 use super::{Inner, Link};
 use quarry_common::ids::SessionId;
 use quarry_common::limits::SESSION_RENEW;
@@ -21,7 +22,7 @@ pub(super) async fn supervise(inner: Arc<Inner>, first: Connected) {
     let mut connected = Some(first);
     while let Some(Connected { live, ear }) = connected {
         tokio::select! {
-            () = renew(&inner, &live) => {}
+            () = renew(&inner, &live, &ear) => {}
             reason = live.client.closed() => {
                 if !inner.is_ending() {
                     tracing::info!(%reason, "connection to the NameNode lost");
@@ -44,12 +45,13 @@ pub(super) async fn supervise(inner: Arc<Inner>, first: Connected) {
 }
 
 /// Shows that the client lives; returns when the NameNode does not.
-async fn renew(inner: &Inner, live: &super::Live) {
+async fn renew(inner: &Inner, live: &super::Live, ear: &Ear) {
     let mut ticks = tokio::time::interval(SESSION_RENEW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match live.client.call(Request::Renew { acknowledged: 0 }, RENEW_TIMEOUT).await.map(|r| r.result) {
+        let acknowledged = ear.acknowledged();
+        match live.client.call(Request::Renew { acknowledged }, RENEW_TIMEOUT).await.map(|r| r.result) {
             Ok(Ok(_)) => {}
             Ok(Err(ServiceError::SessionExpired)) => return forget(inner, live.session),
             Ok(Err(ServiceError::NotLeader { leader })) => return inner.redirect(live, leader),

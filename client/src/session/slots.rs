@@ -64,7 +64,12 @@ impl Slot {
         self.place.last + 1
     }
 
-    /// The NameNode carried it out, or found that it had: the next mutation gets the next number.
+    /// The NameNode says which number the slot used last.
+    pub(crate) fn set(&mut self, last: u64) {
+        self.place.last = last;
+    }
+
+    /// The state machine answered, also with an error: the next mutation gets the next number.
     pub(crate) fn used(&mut self) {
         self.place.last += 1;
     }

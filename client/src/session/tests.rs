@@ -53,12 +53,75 @@ async fn failures_are_answers_too() {
 }
 
 #[tokio::test]
-async fn a_refused_request_does_not_use_up_its_number() {
+async fn a_request_that_is_refused_before_the_state_machine_leaves_its_slot_usable() {
     let world = World::new(0).await;
     let fs = world.mount().await;
     world.namenode.once(is_mutation, Fate::Fail(ServiceError::BadRequest("no".into())));
     assert_eq!(mkdir(&fs, "d").await, Err(FsError::Io));
     mkdir(&fs, "d").await.unwrap();
+}
+
+#[tokio::test]
+async fn every_answer_of_the_state_machine_uses_up_a_number() {
+    let world = World::new(0).await;
+    let fs = world.mount().await;
+    for error in [ServiceError::BadRequest("no".into()), ServiceError::Fenced, ServiceError::WindowChanged] {
+        world.namenode.once(is_mutation, Fate::Refuse(error));
+        assert_eq!(mkdir(&fs, "refused").await, Err(FsError::Io));
+    }
+    // The slots are used in turn; none answers with what it answered before.
+    for i in 0..200 {
+        mkdir(&fs, &format!("d{i}")).await.unwrap();
+    }
+    assert_eq!(world.namenode.state().count(is_mutation), 203);
+}
+
+#[tokio::test]
+async fn a_change_whose_session_ended_before_its_answer_is_made_once() {
+    let world = World::new(0).await;
+    let fs = world.mount().await;
+    for (i, carried_out) in [true, false].into_iter().enumerate() {
+        let name = format!("d{i}");
+        let mut first = true;
+        world.namenode.judge(move |request| match request {
+            Request::Mutate { .. } if std::mem::take(&mut first) => {
+                if carried_out {
+                    Fate::LoseAnswer
+                } else {
+                    Fate::Hold
+                }
+            }
+            Request::ResumeSession { .. } => Fate::Fail(ServiceError::SessionExpired),
+            _ => Fate::Normal,
+        });
+        let made = tokio::spawn({
+            let (fs, name) = (fs.clone(), name.clone());
+            async move { mkdir(&fs, &name).await }
+        });
+        world.namenode.until(|state| state.count(is_mutation) == i + 1).await;
+        world.server.lose_connections();
+        let ino = made.await.unwrap().unwrap();
+        assert_eq!(fs.lookup(Ino::ROOT, name.as_bytes()).await.unwrap().ino, ino);
+    }
+    let state = world.namenode.state();
+    assert_eq!(state.mutations.len(), 2, "each once");
+    assert_eq!(state.count(|r| matches!(r, Request::Fate { .. })), 2);
+}
+
+#[tokio::test]
+async fn a_change_of_which_nothing_is_known_any_more_is_an_error() {
+    let world = World::new(0).await;
+    let fs = world.mount().await;
+    world.namenode.once(is_mutation, Fate::Hold);
+    let made = tokio::spawn({
+        let fs = fs.clone();
+        async move { mkdir(&fs, "d").await }
+    });
+    world.namenode.until(|state| state.count(is_mutation) == 1).await;
+    world.namenode.expire_sessions();
+    world.namenode.state().ended.clear();
+    world.server.lose_connections();
+    assert_eq!(made.await.unwrap(), Err(FsError::Io));
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ pub(crate) enum Fate {
     LoseAnswer,
     /// Answered so, and not carried out.
     Fail(ServiceError),
+    /// A mutation that the state machine answers so, which uses its number up.
+    Refuse(ServiceError),
     /// Carried out and answered when [`FakeNameNode::release`] is called.
     Hold,
 }
@@ -43,6 +45,8 @@ pub(crate) struct State {
     held: Vec<(u64, Request, Replier<SessionProtocol>)>,
     last_session: u64,
     sessions: HashMap<SessionId, FakeSession>,
+    /// What is still known of sessions that have ended.
+    pub(crate) ended: HashMap<SessionId, FakeSession>,
     peers: HashMap<u64, (SessionId, Pusher<SessionProtocol>)>,
     placement: Placement,
     next_chunk: u64,
@@ -77,6 +81,7 @@ impl Default for State {
             held: Vec::new(),
             last_session: 0,
             sessions: HashMap::new(),
+            ended: HashMap::new(),
             peers: HashMap::new(),
             placement: Placement::default(),
             next_chunk: 1,
@@ -140,6 +145,10 @@ impl Service<SessionProtocol> for FakeNameNode {
                 drop(reply);
             }
             Fate::Fail(error) => reply.send(Response { result: Err(error), leases: Vec::new() }),
+            Fate::Refuse(error) => {
+                state.refuse(peer.number(), &request, &error);
+                reply.send(Response { result: Err(error), leases: Vec::new() });
+            }
             Fate::Hold => state.held.push((peer.number(), request, reply)),
         }
         drop(state);
@@ -205,7 +214,9 @@ impl FakeNameNode {
 
     /// Ends all sessions, as if they had been silent.
     pub(crate) fn expire_sessions(&self) {
-        self.state().sessions.clear();
+        let mut state = self.state();
+        let ended = std::mem::take(&mut state.sessions);
+        state.ended.extend(ended);
     }
 
     /// Forgets what a NameNode keeps in memory only.
@@ -269,6 +280,15 @@ impl State {
 
     pub(crate) fn count(&self, like: impl Fn(&Request) -> bool) -> usize {
         self.asked.iter().filter(|r| like(r)).count()
+    }
+
+    fn refuse(&mut self, peer: u64, request: &Request, error: &ServiceError) {
+        let (session, _) = &self.peers[&peer];
+        if let Request::Mutate { slot, sequence, .. } = request
+            && let Some(session) = self.sessions.get_mut(session)
+        {
+            session.slots.insert(*slot, (*sequence, Err(error.clone())));
+        }
     }
 
     fn respond(&mut self, peer: u64, pusher: Option<Pusher<SessionProtocol>>, request: Request) -> Response {
@@ -352,6 +372,7 @@ impl State {
                     Err(ServiceError::SlotMismatch { slot, last })
                 }
             }
+            Request::Fate { session, slot, sequence } => Ok(Reply::Fate(self.fate(session, slot, sequence))),
             Request::Open { ino } => self.attr(ino).map_err(ServiceError::from).map(|attr| {
                 session.open.insert(ino);
                 Reply::Attr(attr)
@@ -373,6 +394,20 @@ impl State {
         };
         self.sessions.insert(id, session);
         result
+    }
+
+    /// What became of a mutation of a session that has ended.
+    fn fate(&self, session: SessionId, slot: u16, sequence: u64) -> quarry_common::wire::session::Fate {
+        let Some(session) = self.ended.get(&session).or(self.sessions.get(&session)) else {
+            return quarry_common::wire::session::Fate::Unknown;
+        };
+        match session.slots.get(&slot) {
+            Some((last, result)) if *last == sequence => {
+                quarry_common::wire::session::Fate::Answered(Box::new(result.clone()))
+            }
+            Some((last, _)) if *last > sequence => quarry_common::wire::session::Fate::Unknown,
+            _ => quarry_common::wire::session::Fate::Never,
+        }
     }
 
     fn lock(
@@ -449,7 +484,7 @@ impl State {
             }
             Query::NextWindow { .. } => Err(FsError::NotSupported),
             Query::Chunks { .. } => Ok(QueryReply::Chunks(Vec::new())),
-            Query::StatFs => Ok(QueryReply::StatFs(StatFs { capacity: 2, free: 1, inodes: 1 })),
+            Query::StatFs => Ok(QueryReply::StatFs(StatFs { capacity: 2 << 40, free: 1 << 40, inodes: 1 })),
         }
     }
 

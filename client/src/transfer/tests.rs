@@ -3,7 +3,7 @@
 use super::Transfer;
 use super::placement::{PlacementCache, follow};
 use crate::error::GetError;
-use crate::session::{Events, Session};
+use crate::session::{Events, LossNotice, Session};
 use crate::testing::{Mood, World};
 use crate::traits::ChunkIo;
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use quarry_common::ids::{Ino, NodeId};
 use quarry_common::wire::cluster::{MemberState, NodeState};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::NewChunk;
-use quarry_common::wire::session::{LeaseGrant, Push, Request};
+use quarry_common::wire::session::{LeaseGrant, Losses, Push, Request};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +29,12 @@ impl Events for Announce {
             self.0.announce(version);
         }
     }
+    fn lost(&self, _: &Losses, _: LossNotice) {}
+    fn locks_lost(&self, _: &[Ino]) {}
+    fn dirty(&self) -> Vec<Ino> {
+        Vec::new()
+    }
+    fn expired(&self, _: &[Ino]) {}
     fn disconnected(&self) {
         self.0.distrust();
     }

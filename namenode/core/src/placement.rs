@@ -30,7 +30,7 @@ pub struct Choice<'a> {
 /// Why no group was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Every group of the policy has a member without space.
+    /// Every group of the policy has a member without space, or there is no group and no node with space to make one of.
     #[error("every group of the policy is full")]
     NoSpace,
     /// No group takes chunks now, but one may in a moment: there is none of the policy yet, or members are silent and
@@ -56,7 +56,7 @@ struct Grade {
 /// none to avoid, as many as the policy wants; within it chance decides, weighted by the space that is left.
 ///
 /// # Errors
-/// [`Refusal::NoSpace`] only if every group is full, so that waiting would not help.
+/// [`Refusal::NoSpace`] only if every group is full, or every node if there is no group, so that waiting would not help.
 pub fn choose(choice: &Choice<'_>) -> Result<Vec<PgId>, Refusal> {
     let nodes: BTreeMap<_, _> = choice.nodes.iter().map(|n| (n.node, n)).collect();
     let (mut all, mut full) = (0, 0);
@@ -70,10 +70,21 @@ pub fn choose(choice: &Choice<'_>) -> Result<Vec<PgId>, Refusal> {
         }
     }
     let Some(best) = usable.iter().map(|(grade, ..)| *grade).min() else {
-        return Err(if all > 0 && full == all { Refusal::NoSpace } else { Refusal::Unavailable });
+        let no_space = if all > 0 { full == all } else { every_node_is_full(choice) };
+        return Err(if no_space { Refusal::NoSpace } else { Refusal::Unavailable });
     };
     let equals = usable.into_iter().filter(|(grade, ..)| *grade == best).map(|(_, pg, weight)| (pg, weight));
     Ok(draw(equals.collect(), choice.count.max(1), choice.seed))
+}
+
+/// Groups are made of nodes with space only, so a cluster that is full from the start has none.
+fn every_node_is_full(choice: &Choice<'_>) -> bool {
+    !choice.nodes.is_empty()
+        && choice.nodes.iter().all(|node| choice.timing.health(node) == Health::Healthy && is_full(node))
+}
+
+fn is_full(node: &NodeView) -> bool {
+    !node.writable || node.free < CHUNK_SIZE
 }
 
 /// The group's grade and its weight: the chunks for which its fullest writer has space.
@@ -88,7 +99,7 @@ fn assess(
     for writer in group.writers() {
         let Some(node) = nodes.get(&writer) else { return Err(Refusal::Unavailable) };
         match choice.timing.health(node) {
-            Health::Healthy if !node.writable || node.free < CHUNK_SIZE => return Err(Refusal::NoSpace),
+            Health::Healthy if is_full(node) => return Err(Refusal::NoSpace),
             Health::Healthy => weight = weight.min(node.free / CHUNK_SIZE),
             // It has not said how much space it has.
             Health::Unknown => {
@@ -216,6 +227,23 @@ mod tests {
         nodes[0].free = 50 * CHUNK_SIZE;
         let counts = chosen(&nodes, &groups, &[]).expect("groups");
         assert!(counts[&2] > 4 * (counts[&1] + counts[&3]), "{counts:?}");
+    }
+
+    #[test]
+    fn a_cluster_that_is_full_from_the_start_says_so() {
+        let mut nodes: Vec<NodeView> = (1..=2).map(node).collect();
+        assert_eq!(chosen(&[], &[], &[]), Err(Refusal::Unavailable));
+        assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable), "groups are about to be made");
+        nodes[0].free = 0;
+        assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
+        nodes[1].free = CHUNK_SIZE - 1;
+        assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::NoSpace));
+        nodes[1].heartbeat_age_ms = None;
+        assert_eq!(
+            chosen(&nodes, &[], &[]),
+            Err(Refusal::Unavailable),
+            "it has not said how much space it has"
+        );
     }
 
     #[test]

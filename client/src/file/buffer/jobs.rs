@@ -4,6 +4,7 @@ use super::WriteBuffer;
 use super::extents::{ExtentMap, runs};
 use crate::file::layout::{Known, LayoutCache};
 use bytes::Bytes;
+use quarry_common::ids::LeaseGeneration;
 use quarry_common::limits::{CHUNK_SIZE, SLICES_MAX, SLICES_MERGE_AT};
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::fs::Timestamp;
@@ -32,6 +33,8 @@ pub(crate) struct About {
     pub(crate) mtime: Option<Timestamp>,
     /// The write that clears suid and sgid.
     pub(crate) kill_at: Option<u64>,
+    /// The lease under which the calls have returned.
+    pub(crate) lease: Option<LeaseGeneration>,
 }
 
 /// The part of a job that is in one window.

@@ -4,6 +4,9 @@
 //!   write ──► active ──next_job──► flying ──settle──► gone: committed, or dropped with an error
 //! ```
 //!
+//! Every write has the lease under which its call returns. Waiting bytes are all under one lease: [`takes`](WriteBuffer::takes) tells
+//! whether a write may join them. When that lease is broken, [`fence`](WriteBuffer::fence) drops what is under it.
+//!
 //! A byte of a window is `active` until a job takes it, and `flying` until that job is settled; `active` hides `flying`. A
 //! window has at most one job under way, so its commits come in the order of the writes.
 
@@ -17,6 +20,7 @@ use super::layout::LayoutCache;
 use super::resolve::Resolver;
 use bytes::Bytes;
 use extents::ExtentMap;
+use quarry_common::ids::LeaseGeneration;
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::fs::{Attr, SetAttr, Slice, Timestamp, WindowCommit};
@@ -51,6 +55,8 @@ pub(crate) struct WriteBuffer {
     written_at: Timestamp,
     /// The last write that clears suid and sgid, until it is committed.
     kill_at: Option<u64>,
+    /// The lease of all `active` bytes; `None` if their calls wait for the commit.
+    lease: Option<LeaseGeneration>,
 }
 
 /// `flying` is on its way and hidden by `active`.
@@ -71,6 +77,9 @@ struct Flying {
     bytes: usize,
     /// What it holds of the budget.
     cost: usize,
+    lease: Option<LeaseGeneration>,
+    /// The lease is broken: the bytes are dropped, and only the end of the job is waited for.
+    void: bool,
 }
 
 /// A write, beside its bytes.
@@ -84,6 +93,8 @@ pub(crate) struct Write {
     pub(crate) kill_suidgid: bool,
     /// When it came, to tell the age of what waits.
     pub(crate) now: Instant,
+    /// The lease under which the call returns; `None` if it waits for the commit.
+    pub(crate) lease: Option<LeaseGeneration>,
 }
 
 /// What a write did to the buffer.
@@ -107,7 +118,8 @@ impl DirtyWindow {
     /// The oldest write that is not committed.
     fn oldest(&self) -> u64 {
         let active = self.first.map_or(u64::MAX, |(sequence, _)| sequence);
-        active.min(self.flying.as_ref().map_or(u64::MAX, |f| f.first))
+        let flying = self.flying.as_ref().filter(|flying| !flying.void);
+        active.min(flying.map_or(u64::MAX, |f| f.first))
     }
 }
 
@@ -147,7 +159,7 @@ impl WriteBuffer {
 
     /// Shows the file's attributes as they will be when everything is committed.
     pub(crate) fn overlay(&self, attr: &mut Attr) {
-        if !self.is_empty() {
+        if self.bytes > 0 {
             attr.size = attr.size.max(self.end());
             attr.allocated += self.bytes;
         }
@@ -177,8 +189,15 @@ impl WriteBuffer {
         flying.map_or(&[], |flying| &flying.pieces)
     }
 
-    /// Takes in the bytes of a write.
+    /// Whether a write under this lease may join what waits.
+    pub(crate) fn takes(&self, lease: Option<LeaseGeneration>) -> bool {
+        self.lease == lease || self.windows.values().all(|window| window.active.is_empty())
+    }
+
+    /// Takes in the bytes of a write, which [`takes`](Self::takes) allows.
     pub(crate) fn write(&mut self, write: Write, mut data: Bytes) -> Written {
+        debug_assert!(self.takes(write.lease), "bytes that wait are under one lease");
+        self.lease = write.lease;
         self.sequence += 1;
         let sequence = self.sequence;
         let mut grown = 0;
@@ -241,6 +260,9 @@ impl WriteBuffer {
             let Some(flying) = self.windows.get_mut(&window.index.0).and_then(|w| w.flying.as_mut()) else {
                 continue;
             };
+            if flying.void {
+                continue;
+            }
             let part = |s: &Slice| {
                 let start = s.chunk_offset as usize;
                 (s.position, data.slice(start..start + s.length as usize))
@@ -273,9 +295,49 @@ impl WriteBuffer {
         cost
     }
 
+    /// Leases are broken: drops what is buffered under them. Returns what the dropped bytes held of the budget, but for those on
+    /// their way, or `None` if there were none.
+    pub(crate) fn fence(&mut self, is_broken: impl Fn(LeaseGeneration) -> bool) -> Option<usize> {
+        let mut dropped = None;
+        let waiting_broken = self.lease.is_some_and(&is_broken);
+        for (index, window) in &mut self.windows {
+            if waiting_broken && !window.active.is_empty() {
+                let active = std::mem::take(&mut window.active);
+                window.first = None;
+                self.complete.remove(index);
+                self.bytes -= active.bytes() as u64;
+                *dropped.get_or_insert(0) += active.cost();
+            }
+            if let Some(flying) = &mut window.flying
+                && !flying.void
+                && flying.lease.is_some_and(&is_broken)
+            {
+                flying.void = true;
+                flying.pieces.clear();
+                self.bytes -= std::mem::take(&mut flying.bytes) as u64;
+                dropped.get_or_insert(0);
+            }
+        }
+        self.windows.retain(|_, window| !window.active.is_empty() || window.flying.is_some());
+        if self.bytes == 0 {
+            self.kill_at = None;
+        }
+        dropped
+    }
+
+    /// The bytes of a window's job are dropped, since their lease is broken.
+    pub(crate) fn is_void(&self, index: u64) -> bool {
+        self.windows.get(&index).and_then(|w| w.flying.as_ref()).is_some_and(|flying| flying.void)
+    }
+
+    /// A job is under way whose bytes are dropped.
+    pub(crate) fn has_void(&self) -> bool {
+        self.windows.values().any(|w| w.flying.as_ref().is_some_and(|flying| flying.void))
+    }
+
     /// The time that dirty data bring along, unless attributes were set since.
     fn pending_time(&self) -> Option<Timestamp> {
-        (!self.is_empty() && self.sequence > self.attributes_set_at).then_some(self.written_at)
+        (self.bytes > 0 && self.sequence > self.attributes_set_at).then_some(self.written_at)
     }
 
     fn take(&mut self, indexes: &[u64], merge: bool) -> Job {
@@ -291,10 +353,11 @@ impl WriteBuffer {
             size = size.max(index * CHUNK_SIZE + u64::from(active.end()));
             let (bytes, cost) = (active.bytes(), active.cost());
             let pieces = active.freeze();
-            window.flying = Some(Flying { first, pieces: pieces.clone(), bytes, cost });
+            window.flying =
+                Some(Flying { first, pieces: pieces.clone(), bytes, cost, lease: self.lease, void: false });
             windows.push(JobWindow { index, pieces });
         }
-        let about = About { durable, size, mtime, kill_at: self.kill_at };
+        let about = About { durable, size, mtime, kill_at: self.kill_at, lease: self.lease };
         Job { windows, about, merge }
     }
 }
@@ -368,7 +431,7 @@ mod tests {
                     Op::Write { at, length } => {
                         writes += 1;
                         model[at as usize..(at + length) as usize].fill(writes);
-                        let write = Write { at, time: Timestamp(1), kill_suidgid: false, now };
+                        let write = Write { at, time: Timestamp(1), kill_suidgid: false, now, lease: None };
                         charged += buffer.write(write, vec![writes; length as usize].into()).grown;
                     }
                     Op::Request { durable } => buffer.request(buffer.sequence(), durable),
@@ -400,7 +463,7 @@ mod tests {
     }
 
     fn write(buffer: &mut WriteBuffer, at: u64, length: usize) -> Written {
-        let write = Write { at, time: Timestamp(9), kill_suidgid: false, now: Instant::now() };
+        let write = Write { at, time: Timestamp(9), kill_suidgid: false, now: Instant::now(), lease: None };
         buffer.write(write, vec![1; length].into())
     }
 
@@ -432,5 +495,55 @@ mod tests {
         buffer.settle([0]);
         buffer.request(2, false);
         assert_eq!(buffer.next_job(&layout).unwrap().about.mtime, Some(Timestamp(9)));
+    }
+
+    const OLD: Option<LeaseGeneration> = Some(LeaseGeneration(1));
+    const NEW: Option<LeaseGeneration> = Some(LeaseGeneration(2));
+
+    fn write_under(
+        buffer: &mut WriteBuffer,
+        lease: Option<LeaseGeneration>,
+        at: u64,
+        length: usize,
+    ) -> isize {
+        assert!(buffer.takes(lease));
+        let write = Write { at, time: Timestamp(9), kill_suidgid: true, now: Instant::now(), lease };
+        buffer.write(write, vec![1; length].into()).grown
+    }
+
+    #[test]
+    fn what_is_under_a_broken_lease_is_dropped_and_its_jobs_are_void() {
+        let (mut buffer, layout) = (WriteBuffer::default(), LayoutCache::default());
+        let broken = |generation| Some(generation) == OLD;
+        assert_eq!(buffer.fence(broken), None);
+        let first = write_under(&mut buffer, OLD, 0, 1000);
+        buffer.request(1, false);
+        let job = buffer.next_job(&layout).unwrap();
+        assert_eq!(job.about.lease, OLD);
+        let second = write_under(&mut buffer, OLD, 10, 10);
+        let third = write_under(&mut buffer, OLD, CHUNK_SIZE, WINDOW as usize);
+        assert!(!buffer.takes(NEW) && !buffer.takes(None));
+        assert_eq!(buffer.fence(broken), Some((second + third) as usize));
+        assert_eq!(buffer.fence(broken), None, "once");
+        assert!(buffer.is_void(0) && buffer.has_void() && buffer.flying(0).is_empty());
+        assert_eq!((buffer.end(), buffer.bytes, buffer.is_dirty_to(3)), (0, 0, false));
+        assert!(buffer.next_job(&layout).is_none());
+        // What is written under the next lease waits for the end of the void job, and stays.
+        write_under(&mut buffer, NEW, 0, 10);
+        buffer.request(4, false);
+        assert!(buffer.next_job(&layout).is_none());
+        assert_eq!(buffer.settle([0]), first as usize);
+        let job = buffer.next_job(&layout).unwrap();
+        assert_eq!((job.about.lease, buffer.fence(broken)), (NEW, None));
+        assert!(!buffer.has_void());
+    }
+
+    #[test]
+    fn calls_that_wait_for_their_commit_are_under_no_lease() {
+        let mut buffer = WriteBuffer::default();
+        write_under(&mut buffer, None, 0, 10);
+        assert!(!buffer.takes(OLD) && buffer.takes(None));
+        assert_eq!(buffer.fence(|_| true), None);
+        assert!(buffer.is_dirty_to(1));
     }
 }

@@ -24,6 +24,7 @@ const ROUNDS_MAX: u32 = 50;
 /// Why the NameNode did not take a commit.
 enum Refused {
     Fs(FsError),
+    Fenced,
     WindowChanged,
 }
 
@@ -38,6 +39,7 @@ pub(crate) async fn commit(inode: Arc<Inode>, batch: Vec<Outcome>) {
     let mut jobs = Vec::with_capacity(batch.len());
     for Outcome { windows, result } in batch {
         match result {
+            _ if inode.state().is_void(&windows) => inode.dropped(&windows),
             Ok(prepared) => jobs.push(prepared),
             Err(error) => inode.failed(&windows, error),
         }
@@ -68,6 +70,15 @@ async fn commit_one(inode: &Arc<Inode>, job: Prepared) {
         rounds += 1;
         let must_merge = match refused {
             Refused::WindowChanged => false,
+            Refused::Fenced => {
+                inode.fence(|generation| Some(generation) == job.about.lease);
+                inode.dropped(&job.indexes());
+                continue;
+            }
+            _ if inode.state().is_void(&job.indexes()) => {
+                inode.dropped(&job.indexes());
+                continue;
+            }
             // Too many slices: this mount did not know how many there were. Merging makes them few.
             Refused::Fs(FsError::Invalid) if !job.merge => true,
             Refused::Fs(error) => {
@@ -118,6 +129,7 @@ async fn send(inode: &Inode, jobs: &mut [Prepared]) -> Result<Committed, Refused
             }
             Err(MutateError::Fs(error)) => return Err(error.into()),
             Err(MutateError::WindowChanged) => return Err(Refused::WindowChanged),
+            Err(MutateError::Fenced) => return Err(Refused::Fenced),
             Err(MutateError::RewriteChunk { chunk, reason }) => {
                 tracing::debug!(ino = %inode.ino, %chunk, reason, "writing a chunk again");
                 tokio::time::sleep(REWRITE_PAUSE * attempt.min(10)).await;
@@ -126,7 +138,7 @@ async fn send(inode: &Inode, jobs: &mut [Prepared]) -> Result<Committed, Refused
                     return Err(FsError::Io.into());
                 };
                 job.chunk = inode.shared.io.put(inode.ino, job.data.clone(), job.about.durable).await?;
-                job.name_chunk();
+                job.name_chunk(Some(chunk));
             }
         }
     }
@@ -145,7 +157,8 @@ fn make_commit(inode: &Inode, jobs: &[Prepared]) -> Commit {
         size_at_least: about().map(|a| a.size).max().unwrap_or(0),
         mtime: about().filter_map(|a| a.mtime).max(),
         kill_suidgid: about().any(|a| a.kill_at.is_some()),
-        lease: None,
+        // Jobs of one commit are under one lease.
+        lease: jobs.first().and_then(|job| job.about.lease),
     }
 }
 

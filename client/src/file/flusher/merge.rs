@@ -7,6 +7,8 @@ use crate::file::reader::{GONE_PAUSE, wanted};
 use crate::file::resolve::{Segment, Source};
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
+use quarry_common::ids::ChunkId;
+use quarry_common::limits::SLICES_MAX;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::Slice;
@@ -22,7 +24,7 @@ pub(crate) struct Merged {
     /// The version of the list that they replace; 0 if there was none.
     pub(crate) replaces: u64,
     pub(crate) data: Bytes,
-    /// Their chunk is still to be filled in.
+    /// Those without a chunk are of the data, and it is still to be filled in.
     pub(crate) slices: Vec<Slice>,
 }
 
@@ -32,9 +34,10 @@ impl Inode {
     /// # Errors
     /// Those of reading.
     pub(crate) async fn merged(self: &Arc<Self>, index: u64) -> Result<Merged, FsError> {
-        for attempt in 0..GONE_MAX {
+        for attempt in 0.. {
             let (version, segments) = self.window(index).await?;
-            match self.assemble(segments).await {
+            // A chunk that is gone under every layout is lost.
+            match self.assemble(segments, attempt == GONE_MAX).await {
                 Ok((data, slices)) => return Ok(Merged { replaces: version, data, slices }),
                 Err(GetError::Gone) => {
                     self.state().forget_windows(index..index + 1);
@@ -43,8 +46,7 @@ impl Inode {
                 Err(GetError::Fs(error)) => return Err(error),
             }
         }
-        tracing::error!(ino = %self.ino, window = index, "a chunk that the layout names does not exist");
-        Err(FsError::Io)
+        unreachable!("the last attempt does not end with a chunk that is gone")
     }
 
     /// What the window will show, and the version of its list that this is made from.
@@ -60,36 +62,63 @@ impl Inode {
         Err(FsError::Io)
     }
 
-    async fn assemble(&self, segments: Vec<Segment>) -> Result<(Bytes, Vec<Slice>), GetError> {
+    /// Lays the readable bytes out one after the other. Bytes that cannot be read stay where they are: their slices go on naming the
+    /// old chunk, so that a lost chunk does not keep the rest of its window from being written.
+    async fn assemble(&self, segments: Vec<Segment>, last: bool) -> Result<(Bytes, Vec<Slice>), GetError> {
         let kept: Vec<Segment> = segments.into_iter().filter(|s| !is_hole(s)).collect();
-        let parts = kept.iter().map(|segment| async move {
-            match (&segment.source, wanted(segment)) {
-                (_, Some(wanted)) => self.shared.fetcher.read(&wanted, false).await,
-                (Source::Local(data), None) => Ok(vec![data.clone()]),
-                (_, None) => Ok(vec![Bytes::from(vec![0; segment.length as usize])]),
-            }
-        });
-        let parts = try_join_all(parts).await?;
+        let parts = try_join_all(kept.iter().map(|segment| self.part(segment, last))).await?;
         let mut data = BytesMut::with_capacity(WINDOW as usize);
         let mut slices: Vec<Slice> = Vec::new();
-        for (segment, pieces) in kept.iter().zip(parts) {
-            match slices.last_mut() {
-                Some(last) if last.position + last.length == segment.position => {
-                    last.length += segment.length
+        for (segment, part) in kept.iter().zip(parts) {
+            let Segment { position, length, .. } = *segment;
+            let pieces = match part {
+                Part::Unreadable { chunk, chunk_offset } => {
+                    slices.push(Slice { position, length, chunk: Some(chunk), chunk_offset });
+                    continue;
                 }
-                _ => slices.push(Slice {
-                    position: segment.position,
-                    length: segment.length,
-                    chunk: None,
-                    chunk_offset: data.len() as u32,
-                }),
+                Part::Bytes(pieces) => pieces,
+            };
+            match slices.last_mut() {
+                Some(last) if last.chunk.is_none() && last.position + last.length == position => {
+                    last.length += length
+                }
+                _ => slices.push(Slice { position, length, chunk: None, chunk_offset: data.len() as u32 }),
             }
             for piece in pieces {
                 data.extend_from_slice(&piece);
             }
         }
+        if slices.len() > SLICES_MAX {
+            tracing::error!(ino = %self.ino, slices = slices.len(), "what can be read of a window is in too many pieces");
+            return Err(GetError::Fs(FsError::Io));
+        }
         Ok((data.freeze(), slices))
     }
+
+    async fn part(&self, segment: &Segment, last: bool) -> Result<Part, GetError> {
+        match (&segment.source, wanted(segment)) {
+            (_, Some(wanted)) => match self.shared.fetcher.read(&wanted, false).await {
+                Ok(pieces) => Ok(Part::Bytes(pieces)),
+                Err(error) if error == GetError::Fs(FsError::Io) || last => {
+                    tracing::warn!(ino = %self.ino, chunk = %wanted.id, %error, "a merge leaves out what cannot be read");
+                    Ok(Part::Unreadable { chunk: wanted.id, chunk_offset: wanted.range.start })
+                }
+                Err(error) => Err(error),
+            },
+            (Source::Local(data), None) => Ok(Part::Bytes(vec![data.clone()])),
+            (_, None) => Ok(Part::Bytes(vec![Bytes::from(vec![0; segment.length as usize])])),
+        }
+    }
+}
+
+/// What is to be had of a segment.
+enum Part {
+    Bytes(Vec<Bytes>),
+    /// The chunk is lost or corrupt.
+    Unreadable {
+        chunk: ChunkId,
+        chunk_offset: u32,
+    },
 }
 
 fn is_hole(segment: &Segment) -> bool {

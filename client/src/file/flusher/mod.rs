@@ -58,11 +58,14 @@ pub(crate) async fn run(inode: Arc<Inode>) {
     }
 }
 
+/// Jobs that go into one commit: in order, under one lease, with no more slices than a commit may have.
 fn next_batch(ready: &mut Vec<Outcome>) -> Vec<Outcome> {
     let (mut slices, mut count) = (0, 0);
+    let lease = |outcome: &Outcome| outcome.result.as_ref().ok().map(|job| job.about.lease);
+    let first = ready.first().and_then(lease);
     for outcome in ready.iter() {
         slices += outcome.result.as_ref().map_or(0, Prepared::slices);
-        if slices > COMMIT_SLICES_MAX {
+        if slices > COMMIT_SLICES_MAX || lease(outcome) != first {
             break;
         }
         count += 1;

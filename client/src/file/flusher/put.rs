@@ -3,7 +3,7 @@
 use crate::file::buffer::{About, Job, JobWindow};
 use crate::file::inode::Inode;
 use bytes::{Bytes, BytesMut};
-use quarry_common::ids::WindowIndex;
+use quarry_common::ids::{ChunkId, WindowIndex};
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{NewChunk, Slice, WindowCommit};
 use std::sync::Arc;
@@ -20,10 +20,12 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Makes all slices name the chunk.
-    pub(crate) fn name_chunk(&mut self) {
+    /// Makes the slices of its data name the chunk, in place of the `old` one that they named so far.
+    pub(crate) fn name_chunk(&mut self, old: Option<ChunkId>) {
         for slice in self.windows.iter_mut().flat_map(|w| &mut w.slices) {
-            slice.chunk = Some(self.chunk.info.id);
+            if slice.chunk == old {
+                slice.chunk = Some(self.chunk.info.id);
+            }
         }
     }
 
@@ -87,7 +89,7 @@ async fn put(
 ) -> Result<Prepared, FsError> {
     let chunk = inode.shared.io.put(inode.ino, data.clone(), about.durable).await?;
     let mut prepared = Prepared { windows, data, chunk, about, merge };
-    prepared.name_chunk();
+    prepared.name_chunk(None);
     Ok(prepared)
 }
 

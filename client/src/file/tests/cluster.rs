@@ -6,19 +6,22 @@ use crate::file::{Files, FilesConfig};
 use crate::traits::{ChunkIo, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;
-use quarry_common::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId, WindowIndex};
+use quarry_common::ids::{
+    ChunkId, Epoch, Ino, LeaseGeneration, NamespaceId, NodeId, PgId, SessionId, WindowIndex,
+};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{
-    Attr, Caller, ChunkInfo, Mutation, MutationReply, NewChunk, NewNode, Query, QueryReply, Timestamp, Window,
+    Attr, Caller, ChunkInfo, Mutation, MutationReply, NewChunk, NewNode, Query, QueryReply, StatFs,
+    Timestamp, Window,
 };
-use quarry_common::wire::session::ClientInfo;
+use quarry_common::wire::session::{ClientInfo, LeaseId, Losses};
 use quarry_namenode_core::{Body, Command, GroupChange, LogicalTime, MemoryBase, Outcome, State};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const PG: PgId = PgId(1);
@@ -40,6 +43,10 @@ pub(super) struct Cluster {
     pub(super) gets: AtomicUsize,
     pub(super) commits: AtomicUsize,
     pub(super) layouts: AtomicUsize,
+    /// The generation of every lease that is granted now; earlier ones are broken.
+    pub(super) lease: AtomicU64,
+    /// The free space that is told.
+    pub(super) free: AtomicU64,
 }
 
 struct Inner {
@@ -120,6 +127,8 @@ impl Cluster {
             gets: AtomicUsize::new(0),
             commits: AtomicUsize::new(0),
             layouts: AtomicUsize::new(0),
+            lease: AtomicU64::new(1),
+            free: AtomicU64::new(1 << 39),
         })
     }
 
@@ -136,6 +145,13 @@ impl Cluster {
             Ok(MutationReply::Attr(attr)) => attr,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Breaks every lease and says how that is told. What was buffered under them is refused.
+    pub(super) fn break_leases(&self, inos: &[Ino]) -> Losses {
+        let generation = LeaseGeneration(self.lease.fetch_add(1, Ordering::Relaxed));
+        let leases = inos.iter().map(|ino| LeaseId { ino: *ino, generation }).collect();
+        Losses { number: generation.0, leases, ..Losses::default() }
     }
 
     pub(super) fn set_faults(&self, faults: Faults) {
@@ -164,6 +180,12 @@ impl Cluster {
         let inner = self.lock();
         let slices = layout.iter().flat_map(|w| &w.slices);
         slices.filter_map(|s| s.chunk).filter(|id| !inner.durable.contains(id)).count()
+    }
+
+    /// The power of all nodes fails: what was not durable is gone.
+    pub(super) fn power_failure(&self) {
+        let Inner { chunks, durable, .. } = &mut *self.lock();
+        chunks.retain(|id, _| durable.contains(id));
     }
 
     /// Checks that every slice has its chunk.
@@ -198,6 +220,10 @@ impl Meta for Cluster {
             self.layouts.fetch_add(1, Ordering::Relaxed);
         }
         self.delay().await;
+        if query == Query::StatFs {
+            let free = self.free.load(Ordering::Relaxed);
+            return Ok(QueryReply::StatFs(StatFs { capacity: 1 << 40, free, inodes: 0 }));
+        }
         let reply = self.lock().state.query(&query).expect("sound");
         self.delay().await;
         reply
@@ -211,6 +237,9 @@ impl Meta for Cluster {
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 if self.broken.load(Ordering::Relaxed) {
                     return Err(FsError::Stale.into());
+                }
+                if commit.lease.is_some_and(|lease| lease.0 < self.lease.load(Ordering::Relaxed)) {
+                    return Err(MutateError::Fenced);
                 }
                 let faults = inner.faults;
                 if let Some(chunk) = commit.chunks.first()
@@ -239,9 +268,12 @@ impl Meta for Cluster {
         })
     }
 
-    // Nobody else is there.
-    fn is_exclusive(&self, _ino: Ino) -> bool {
-        true
+    fn exclusive(&self, ino: Ino) -> Option<LeaseGeneration> {
+        self.held(ino)
+    }
+
+    fn held(&self, _ino: Ino) -> Option<LeaseGeneration> {
+        Some(LeaseGeneration(self.lease.load(Ordering::Relaxed)))
     }
 
     fn current(&self, _ino: Ino) -> Option<Attr> {

@@ -138,3 +138,48 @@ async fn new_data_is_kept_when_the_old_data_of_its_window_cannot_be_read() {
     assert!(read(&third.open(ino), 0, 100_000).await.unwrap() == model);
     assert_eq!(second.files.shared.budget.used(), 0);
 }
+
+/// The only copy of a chunk is lost, and a program writes its window anew, a piece at a time.
+#[tokio::test]
+async fn a_lost_chunk_does_not_keep_its_window_from_being_rewritten() {
+    let cluster = Cluster::new(1, Faults::default());
+    let ino = cluster.create("a").ino;
+    let mount = Mount::new(&cluster, small());
+    let file = mount.open(ino);
+    file.write(0, pattern(1, 1_000_000), false).await.unwrap();
+    file.flush().await.unwrap();
+    cluster.power_failure();
+    let mount = Mount::new(&cluster, small());
+    let file = mount.open(ino);
+    assert_eq!(file.read(0, 10).await, Err(FsError::Io));
+    let new = pattern(2, 1_000_000);
+    for (i, piece) in new.chunks(2000).enumerate() {
+        let at = i as u64 * 2000;
+        file.write(at, piece.to_vec().into(), false).await.unwrap();
+        assert_eq!(file.fsync().await, Ok(()), "at {at}");
+        if i == 300 {
+            assert_eq!(read(&file, 0, at as usize).await.unwrap(), new[..at as usize]);
+            assert_eq!(file.read(at + 50_000, 10).await, Err(FsError::Io), "what is lost is not zeros");
+        }
+    }
+    let other = Mount::new(&cluster, small());
+    assert!(read(&other.open(ino), 0, 1_000_000).await.unwrap() == new);
+}
+
+#[tokio::test]
+async fn a_write_that_the_cluster_has_no_room_for_is_told_so_itself() {
+    let cluster = Cluster::new(1, Faults::default());
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let (file, other) = (mount.open(ino), mount.open(ino));
+    cluster.free.store(0, Ordering::Relaxed);
+    assert_eq!(file.write(0, pattern(1, 1000), false).await, Ok(1000));
+    assert_eq!(cluster.attr(ino).size, 1000, "close to the end, a write goes through");
+    cluster.full.store(true, Ordering::Relaxed);
+    assert_eq!(file.write(1000, pattern(2, 1000), false).await, Err(FsError::NoSpace));
+    assert_eq!(file.append(pattern(2, 1000), false).await, Err(FsError::NoSpace));
+    assert_eq!(file.fsync().await, Ok(()), "it was told already");
+    assert_eq!(other.closing().await, Err(FsError::NoSpace));
+    assert_eq!(mount.stat(ino).size, 1000);
+    assert_eq!(mount.files.shared.budget.used(), 0);
+}

@@ -4,5 +4,7 @@
 mod basics;
 mod cluster;
 mod concurrent;
+mod durability;
 mod failures;
+mod fencing;
 mod model;
