@@ -13,6 +13,8 @@ mod supervise;
 use clap::{CommandFactory, Parser, Subcommand};
 use exit::Exit;
 use output::complain;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What is logged unless `--log` says otherwise.
@@ -64,6 +66,10 @@ enum Command {
     Gateway(commands::gateway::Gateway),
     #[command(hide = true)]
     WatchMount(commands::watch_mount::WatchMount),
+    /// Bring everything that was written through a mount onto the disks.
+    Sync(commands::sync::Sync),
+    /// Unmount, and wait until everything that was written is on the disks.
+    Umount(commands::umount::Umount),
     /// Show how the cluster and each of its nodes are.
     Status(commands::status::Status),
     /// Show where each piece of a file is.
@@ -98,8 +104,21 @@ impl Command {
     }
 }
 
+/// The name by which umount(8) looks for what unmounts `fuse.quarry`, in /sbin.
+const UMOUNT_HELPER: &str = "umount.fuse.quarry";
+
+/// The command line. umount(8) calls its helpers by name, with the arguments of `quarry umount`.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.first().and_then(|program| Path::new(program).file_name()) == Some(OsStr::new(UMOUNT_HELPER))
+    {
+        arguments.insert(1, "umount".into());
+    }
+    arguments
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments());
     // Before anything can be made that other users might read.
     quarry_host::private::restrict_new_files();
     let default = if cli.command.serves() { LOG_OF_SERVERS } else { LOG_OF_TOOLS };
@@ -118,6 +137,8 @@ fn main() -> ExitCode {
         Command::Mount(c) => done(c.run()),
         Command::Gateway(c) => done(c.run()),
         Command::WatchMount(c) => done(c.run()),
+        Command::Sync(c) => done(c.run()),
+        Command::Umount(c) => done(c.run()),
         Command::Status(c) => c.run(),
         Command::Locate(c) => done(c.run()),
         Command::Watch(c) => done(c.run()),

@@ -4,6 +4,7 @@
 //! [`quarry_client::FileSystem`], [`options`] reads `-o`, and [`run`] looks after the mount from its beginning to its end.
 
 mod adapter;
+pub mod control;
 mod convert;
 mod errno;
 mod handles;

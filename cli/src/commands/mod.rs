@@ -13,6 +13,8 @@ pub(crate) mod mount;
 pub(crate) mod namenode;
 pub(crate) mod shell;
 pub(crate) mod status;
+pub(crate) mod sync;
+pub(crate) mod umount;
 pub(crate) mod up;
 pub(crate) mod watch;
 pub(crate) mod watch_mount;

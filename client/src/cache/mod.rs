@@ -138,7 +138,7 @@ impl Cache {
     /// Leases on these inodes are broken: nothing that they protected is served any more, by the kernel neither.
     pub(crate) fn lost(&self, inos: &[Ino]) {
         let mut table = self.table();
-        inos.iter().for_each(|ino| drop(table.recall(*ino)));
+        inos.iter().for_each(|ino| table.recall(*ino));
         self.send(Job::Dropped(inos.to_vec()));
     }
 

@@ -135,6 +135,16 @@ impl Files {
         unsynced.sync_all(&**meta, &**io).await
     }
 
+    /// Sends everything that is dirty now, and waits until it is committed and on the disks.
+    ///
+    /// # Errors
+    /// When chunks could not be synced.
+    pub(crate) async fn sync_all(&self) -> Result<(), FsError> {
+        self.flush_all().await;
+        let Shared { unsynced, meta, io, .. } = &*self.shared;
+        unsynced.sync_all(&**meta, &**io).await
+    }
+
     /// Sends everything that is dirty now, and waits for it.
     pub(crate) async fn flush_all(&self) {
         let inodes = self.registry.all_dirty();

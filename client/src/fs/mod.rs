@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use owners::Owners;
 use quarry_common::ids::{Ino, LeaseGeneration};
+use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, StatFs};
 use quarry_common::wire::session::{LeaseGrant, Losses, Push};
 use quarry_host::task;
@@ -111,7 +112,8 @@ impl Events for Hub {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
             Push::Recall { number, ino, keep: _ } => self.recall(number, ino),
-            Push::Lost(losses) => self.lost(&losses),
+            // The session passes these on as losses.
+            Push::Lost(_) => {}
         }
     }
 
@@ -222,6 +224,15 @@ impl FileSystem {
     pub fn unwritten(&self) -> Unwritten {
         let (files, bytes) = self.0.files.unwritten();
         Unwritten { files, bytes }
+    }
+
+    /// Brings everything that was written through this file system onto the disks. Errors of the data themselves are told to the
+    /// handles of their files.
+    ///
+    /// # Errors
+    /// When chunks cannot be synced.
+    pub async fn sync(&self) -> Result<(), FsError> {
+        self.0.files.sync_all().await
     }
 
     /// Sends what is not yet in the cluster, waits until it is on the disks, and ends the session.

@@ -5,6 +5,7 @@
 //!
 //! This file is fuser's trait and nothing else; the requests themselves are in [`names`], [`files`], [`locks`] and [`xattrs`].
 
+mod control;
 mod files;
 mod locks;
 mod names;
@@ -365,16 +366,16 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        self.control(req, cmd, reply);
     }
 
     fn fallocate(

@@ -1,6 +1,7 @@
 //! Writes that are synchronous by a flag of the descriptor or of the call are durable when they return.
 
-use quarry_tests::Cluster;
+use quarry_tests::process::run_quarry;
+use quarry_tests::{Cluster, Mount};
 use std::fs;
 use std::process::Command;
 
@@ -55,4 +56,49 @@ fn synchronous_writes_survive_the_death_of_every_process() {
     let lost: Vec<&String> =
         names.iter().filter(|name| fs::read(mount.path(name)).ok() != Some(vec![b'x'; 4096])).collect();
     assert!(lost.is_empty(), "acknowledged synchronous writes are gone: {lost:?}");
+}
+
+/// Writes 20 files and closes them, without any fsync.
+fn write_files(mount: &Mount) -> Vec<(String, Vec<u8>)> {
+    let files: Vec<_> = (0..20u8).map(|i| (format!("f{i}"), vec![i; 200_000])).collect();
+    for (name, content) in &files {
+        fs::write(mount.path(name), content).unwrap();
+    }
+    files
+}
+
+fn all_there(mount: &Mount, files: &[(String, Vec<u8>)]) {
+    for (name, content) in files {
+        assert!(fs::read(mount.path(name)).ok().as_ref() == Some(content), "{name} is not whole");
+    }
+}
+
+#[test]
+fn what_was_written_before_quarry_sync_survives_the_death_of_every_process() {
+    let mut cluster = Cluster::start();
+    let mut mount = cluster.mount();
+    let files = write_files(&mount);
+    let root = mount.root().display().to_string();
+    let synced = run_quarry(&["sync", &root]);
+    assert!(synced.status.success(), "{}", String::from_utf8_lossy(&synced.stderr));
+    mount.process().kill();
+    cluster.kill_servers();
+    cluster.start_servers();
+    mount.crash_and_remount();
+    all_there(&mount, &files);
+    assert!(!run_quarry(&["sync", "/"]).status.success(), "that is no mount of Quarry");
+}
+
+#[test]
+fn quarry_umount_returns_when_everything_is_on_the_disks() {
+    let mut cluster = Cluster::start();
+    let mut mount = cluster.mount();
+    let files = write_files(&mount);
+    let root = mount.root().display().to_string();
+    let unmounted = run_quarry(&["umount", &root]);
+    assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
+    assert!(mount.process().exited().is_some(), "the process still runs");
+    cluster.kill_servers();
+    cluster.start_servers();
+    all_there(&cluster.mount(), &files);
 }
