@@ -15,12 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a write asks for the right to keep its data before it goes through to the cluster instead: some seconds. Until
-/// then it is not seen by anybody; what goes through is seen by its own mount a moment before it has its place among the writes
-/// of others. And only who has the right knows where the end of the file is.
-const LEASE_ASKS: u32 = 200;
-/// Pause between two of these, growing with their number up to ten times this.
-const LEASE_PAUSE: Duration = Duration::from_millis(2);
+/// Requests for an exclusive lease before the write falls back to write-through. Each waits up to 1 s in the NameNode's queue. A write
+/// that goes through is seen by its own mount a moment before it is ordered among those of other mounts, and only the holder of the
+/// lease knows where the end of the file is.
+const LEASE_ASKS: u32 = 4;
 /// How long a recall waits for writes that were just given the right: they have the data at hand.
 const WRITERS_WAIT: Duration = Duration::from_millis(20);
 
@@ -107,7 +105,6 @@ impl Inode {
                 // What waits is under another lease.
                 Attempt::Occupied => self.flush(false).await,
                 Attempt::NoLease => {
-                    tokio::time::sleep(LEASE_PAUSE * asked.min(10)).await;
                     let attr = self.shared.meta.lease(self.ino).await?;
                     self.state().observe(&attr);
                     asked += 1;

@@ -119,7 +119,7 @@ impl Events for Hub {
 
     fn lost(&self, losses: &Losses, notice: LossNotice) {
         let fenced = self.files().map(|files| files.lost(losses)).unwrap_or_default();
-        if losses.below > LeaseGeneration(0) {
+        if losses.below.max(losses.shared_below) > LeaseGeneration(0) {
             // They are not named one by one.
             self.cache.disconnected();
         }
