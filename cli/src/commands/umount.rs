@@ -22,10 +22,10 @@ pub(crate) struct Umount {
     lazy: bool,
     /// Options of umount(8) that change nothing here.
     #[arg(short = 'n', short_aliases = ['f', 'v', 'r'], hide = true, action = clap::ArgAction::Count)]
-    ignored: u8,
+    _ignored: u8,
     /// The type that umount(8) names.
     #[arg(short = 't', hide = true)]
-    kind: Option<String>,
+    _kind: Option<String>,
 }
 
 impl Umount {

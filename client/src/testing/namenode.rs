@@ -67,7 +67,7 @@ pub(crate) struct State {
 }
 
 #[derive(Clone, Default)]
-struct FakeSession {
+pub(crate) struct FakeSession {
     slots: HashMap<u16, (u64, Result<MutationReply, ServiceError>)>,
     open: BTreeSet<Ino>,
     locks: Vec<(Ino, Lock)>,
