@@ -142,7 +142,7 @@ async fn serve(
         () = shutdown.cancelled() => Ok(()),
         error = running.log.failed() => Err(anyhow!("the log failed: {error}")),
         () = running.owner.closed() => Ok(()),
-        worker = workers.panicked() => Err(anyhow!("the worker `{worker}` panicked; its work would be done by nobody")),
+        worker = workers.panicked() => Err(anyhow!("the worker `{worker}` panicked, and no other one does its work")),
     };
     stop.cancel();
     workers.wait().await;

@@ -21,12 +21,13 @@ use crate::board::Board;
 use crate::config::NameNodeConfig;
 use crate::events::{Handle, Stopped};
 use async_trait::async_trait;
+use futures::FutureExt;
 use quarry_datanode_client::DataNodeClient;
 use quarry_host::task;
-use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::{Id, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// What a worker works with.
@@ -82,33 +83,36 @@ pub(crate) fn start(tools: &Tools, desks: Desks, stop: &CancellationToken) -> Wo
 }
 
 fn supervise(workers: Vec<Box<dyn Worker>>, board: &Arc<Board>, stop: &CancellationToken) -> Workers {
-    let (mut tasks, mut names) = (JoinSet::new(), HashMap::new());
+    let mut tasks = JoinSet::new();
     for worker in workers {
         let (name, board, stop) = (worker.name(), board.clone(), stop.clone());
-        let task = task::spawn_in(&mut tasks, async move {
-            if stop.run_until_cancelled_owned(go_round(worker, board)).await.is_some() {
-                tracing::debug!(worker = name, "ended, since the owner did");
+        task::spawn_in(&mut tasks, async move {
+            let work = AssertUnwindSafe(go_round(worker, board)).catch_unwind();
+            match stop.run_until_cancelled_owned(work).await {
+                Some(Err(_)) => Some(name),
+                Some(Ok(())) => {
+                    tracing::debug!(worker = name, "ended, since the owner did");
+                    None
+                }
+                None => None,
             }
         });
-        names.insert(task.id(), name);
     }
-    Workers { tasks, names }
+    Workers { tasks }
 }
 
 /// The workers of a NameNode that serves.
 pub(crate) struct Workers {
-    tasks: JoinSet<()>,
-    names: HashMap<Id, &'static str>,
+    /// Each gives its name if the worker panicked.
+    tasks: JoinSet<Option<&'static str>>,
 }
 
 impl Workers {
-    /// Waits until a worker panics, and gives its name. What the worker did is then done by nobody, so the process must end.
+    /// Waits until a worker panics, and gives its name. No other worker does its work, so the process must end.
     pub(crate) async fn panicked(&mut self) -> &'static str {
         while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                return self.names.get(&error.id()).copied().unwrap_or("unknown");
+            if let Ok(Some(name)) = ended {
+                return name;
             }
         }
         std::future::pending().await
