@@ -123,7 +123,7 @@ impl Cache {
     /// A request was answered.
     pub(crate) fn answered(&self, leases: &[LeaseGrant], sent_at: Instant) {
         let mut table = self.table();
-        table.answered(leases, sent_at, clock::now());
+        table.answered(leases, sent_at, clock::boot_instant());
         self.pass_on(&mut table);
     }
 
@@ -164,7 +164,7 @@ impl Cache {
 
     fn check(&self, held: impl FnOnce(&Table) -> bool) -> bool {
         let mut table = self.table();
-        table.lapse(clock::now());
+        table.lapse(clock::boot_instant());
         let held = held(&table);
         self.pass_on(&mut table);
         held
@@ -216,7 +216,7 @@ impl Cache {
     /// The answer to a question, if it is known for sure.
     pub(crate) fn find(&self, query: &Query) -> Option<Result<QueryReply, FsError>> {
         let mut table = self.table();
-        table.lapse(clock::now());
+        table.lapse(clock::boot_instant());
         let found = table.find(query);
         self.pass_on(&mut table);
         found
@@ -254,7 +254,7 @@ impl Cache {
         query: &Query,
         count: impl FnOnce(&Attr),
     ) -> Option<Result<(Attr, Duration), FsError>> {
-        let now = clock::now();
+        let now = clock::boot_instant();
         let mut table = self.table();
         table.lapse(now);
         let found = table.find(query);
@@ -280,7 +280,7 @@ impl Cache {
         let table = self.table();
         count();
         let known = table.knows_attr(attr);
-        let time = table.term_left(clock::now());
+        let time = table.term_left(clock::boot_instant());
         drop(table);
         if known && self.may_remember(attr.ino) { time } else { Duration::ZERO }
     }

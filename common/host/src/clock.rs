@@ -3,6 +3,7 @@
 use crate::world;
 use quarry_common::wire::fs::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// For what users see, such as the timestamps of files. Jumps when the clock is set.
@@ -36,6 +37,19 @@ pub fn boot() -> Duration {
     })
 }
 
+/// [`boot`] as an instant, for what compares such instants with one another. [`now`] stands still during a suspend: the instants of the
+/// two are not to be mixed.
+pub fn boot_instant() -> Instant {
+    static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
+    let (instant, at) = *ANCHOR.get_or_init(|| (now(), boot()));
+    let boot = boot();
+    // Processes of a simulation start at different times, so one may be younger than the anchor.
+    match boot.checked_sub(at) {
+        Some(later) => instant + later,
+        None => instant.checked_sub(at - boot).unwrap_or(instant),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +60,9 @@ mod tests {
         std::thread::sleep(Duration::from_millis(2));
         assert!(since(instant) >= Duration::from_millis(2));
         assert!(boot() >= since_boot + Duration::from_millis(2));
+        let first = boot_instant();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(boot_instant() >= first + Duration::from_millis(2) && boot_instant() <= now());
         assert!(wall().0 > 0);
     }
 }

@@ -32,7 +32,7 @@ pub enum RpcError {
 
 /// Sees everything that arrives, in its order, on the task that reads; must not block.
 pub trait Observer<P: Protocol>: Send + Sync + 'static {
-    /// An answer, before its caller gets it, also if the caller gave up. `sent_at` is when the request was handed over.
+    /// An answer, before its caller gets it, also if the caller gave up. `sent_at` is when the request was handed over, as a [`clock::boot_instant`].
     fn response(&self, response: &P::Response, sent_at: Instant);
     /// A push.
     fn push(&self, push: P::Push);
@@ -125,7 +125,7 @@ impl<P: Protocol> RpcClient<P> {
         let (caller, answer) = oneshot::channel();
         let registered = {
             let mut pending = self.pending.lock().expect("no thread panics while it holds the lock");
-            let entry = Pending { sent_at: clock::now(), caller, _place: turn };
+            let entry = Pending { sent_at: clock::boot_instant(), caller, _place: turn };
             pending.as_mut().map(|map| map.insert(id, entry)).is_some()
         };
         if !registered {
