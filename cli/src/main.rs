@@ -137,6 +137,7 @@ fn main() -> ExitCode {
         complain(format_args!("quarry: {error:#}"));
         return Exit::Usage.into();
     }
+    quarry_host::panics::abort_on_panic();
     let done = |result: anyhow::Result<()>| result.map(|()| Exit::Success);
     let result = match cli.command {
         Command::Up(c) => done(c.run(log, cli.log_json)),

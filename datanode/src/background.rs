@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// What was written without waiting for the disk is on it after this time and that of the sync itself.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How often file systems are asked for their free space.
-const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often each data directory is looked after.
+const TEND_INTERVAL: Duration = Duration::from_secs(2);
 /// The scrubber does not look at a chunk more often than this, however few there are.
 const SCRUB_PASS_MIN: Duration = Duration::from_secs(600);
 
@@ -26,12 +26,22 @@ pub(crate) async fn sync(store: Arc<Store>, blocking: Blocking) -> Infallible {
     }
 }
 
-/// Keeps the figures about free space fresh.
-pub(crate) async fn watch_space(store: Arc<Store>, blocking: Blocking) -> Infallible {
-    loop {
-        let store = store.clone();
-        blocking.run(move || store.refresh()).await;
-        sleep(SPACE_INTERVAL).await;
+/// Looks after all data directories, each for itself: one that hangs delays no other.
+pub(crate) async fn tend(store: Arc<Store>, blocking: Blocking) -> Infallible {
+    let each = store.numbers().map(|number| {
+        let (store, blocking) = (store.clone(), blocking.clone());
+        async move {
+            loop {
+                let store = store.clone();
+                blocking.run(move || store.tend(number)).await;
+                sleep(TEND_INTERVAL).await;
+            }
+        }
+    });
+    let never: Vec<Infallible> = futures::future::join_all(each).await;
+    match never.into_iter().next() {
+        Some(never) => match never {},
+        None => std::future::pending().await,
     }
 }
 

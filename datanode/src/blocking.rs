@@ -4,8 +4,9 @@ use quarry_host::task;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Jobs at once. Disks want many requests in their queue, and most jobs wait for the disk, not for a core.
-const JOBS_MAX: usize = 64;
+/// Jobs at once. Most of them wait for the queue of a disk, not for a core; a disk that hangs keeps as many of them as its queue
+/// takes for some seconds, and others must go on meanwhile.
+const JOBS_MAX: usize = 256;
 
 /// A bounded share of the runtime's blocking threads. A job never waits for another one that has not begun.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ mod background;
 mod blocking;
 mod config;
 mod namenode_client;
+mod placement;
 mod run;
 mod server;
 mod store;

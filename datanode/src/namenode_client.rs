@@ -1,14 +1,15 @@
 //! The conversation with the NameNode: registration, heartbeats, reports of bad chunks.
 
 use crate::blocking::Blocking;
+use crate::placement::Table;
 use crate::store::{Store, Strange};
 use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, NodeId, PgId};
 use quarry_common::limits::COMMIT_SLICES_MAX;
 use quarry_common::wire::cluster::{
-    HEARTBEAT_GROUPS_MAX, Heartbeat, NamespaceStamp, NodeReply, NodeRequest, NodeState, Placement,
-    RegisterNode,
+    HEARTBEAT_GROUPS_MAX, Heartbeat, NamespaceStamp, NodeReply, NodeRequest, RegisterNode,
 };
+use quarry_common::wire::data::Endpoint;
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_host::{clock, random};
@@ -16,11 +17,12 @@ use quarry_net::identity::Role;
 use quarry_net::rpc::{NodeProtocol, Observer, RpcClient, RpcError};
 use quarry_net::transport::{Expect, Transport, TransportError};
 use rand::Rng;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// Time to connect.
@@ -40,6 +42,12 @@ const PLACEMENT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often we ask how far the file system is: an old copy of the NameNode's folder that is older than this shows by its
 /// position, a younger one only by the chunks that were written since.
 const NAMESPACE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the state of the disks is reported.
+const DISKS_INTERVAL: Duration = Duration::from_secs(2);
+/// A table that was asked for this long ago is not asked for again, however many requests do not fit it.
+const REFRESH_MIN: Duration = Duration::from_millis(200);
+/// Time for the NameNode to give the table to a request that waits for it.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the NameNode says about other nodes is believed for this long.
 const SILENT_HOLD: Duration = Duration::from_millis(500);
 /// Chunks in one report or question. The NameNode answers no more at once.
@@ -56,17 +64,13 @@ pub(crate) struct Introduction {
 
 /// The NameNode, as far as it is there.
 pub(crate) struct NameNodeClient {
-    client: Mutex<Option<Arc<RpcClient<NodeProtocol>>>>,
+    /// This node.
+    node: NodeId,
+    client: watch::Sender<Option<Arc<RpcClient<NodeProtocol>>>>,
     heartbeats: AtomicU64,
-    /// Held while asking: many writers that wait for the same member ask once.
-    silent: tokio::sync::Mutex<Silent>,
-}
-
-/// Nodes that the NameNode does not hear of.
-#[derive(Default)]
-struct Silent {
-    asked: Option<Instant>,
-    nodes: HashSet<NodeId>,
+    table: watch::Sender<Arc<Table>>,
+    /// When the table was last asked for. Held while asking: requests that need a newer one ask together.
+    asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Why there is no conversation.
@@ -95,8 +99,14 @@ impl Observer<NodeProtocol> for Nothing {
 }
 
 impl NameNodeClient {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { client: Mutex::default(), heartbeats: AtomicU64::new(0), silent: Default::default() })
+    pub(crate) fn new(node: NodeId) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            client: watch::Sender::default(),
+            heartbeats: AtomicU64::new(0),
+            table: watch::Sender::default(),
+            asked: tokio::sync::Mutex::default(),
+        })
     }
 
     /// What the NameNode knows of chunks; those that no file refers to are missing.
@@ -118,26 +128,65 @@ impl NameNodeClient {
         Ok(known)
     }
 
-    /// Whether the NameNode says that it has not heard of the node for some time. If it cannot be asked, nobody knows.
+    /// Whether the NameNode says that it has not heard of the node for some time. If it cannot be asked, that is not known.
     pub(crate) async fn has_lost(&self, node: NodeId) -> bool {
-        let mut silent = self.silent.lock().await;
-        if silent.asked.is_none_or(|asked| clock::since(asked) >= SILENT_HOLD)
-            && let Some(client) = self.client()
-        {
-            let placement = client.call(NodeRequest::Placement, CALL_TIMEOUT).await;
-            let Ok(Ok(NodeReply::Placement(Placement { nodes, .. }))) = placement else { return false };
-            let lost = nodes.into_iter().filter(|n| matches!(n.state, NodeState::Suspect | NodeState::Dead));
-            *silent = Silent { asked: Some(clock::now()), nodes: lost.map(|n| n.id).collect() };
+        self.table_within(SILENT_HOLD).await.has_lost(node)
+    }
+
+    /// Where a node is; `None` when the NameNode does not know it, or cannot be asked.
+    pub(crate) async fn endpoint(&self, node: NodeId) -> Option<Endpoint> {
+        match self.table().endpoint(node) {
+            Some(endpoint) => Some(endpoint),
+            None => self.table_within(REFRESH_MIN).await.endpoint(node),
         }
-        silent.nodes.contains(&node)
+    }
+
+    /// Where a node is that is not where it was; `None` if nothing else is known.
+    pub(crate) async fn newer_endpoint(&self, known: &Endpoint) -> Option<Endpoint> {
+        self.table_within(REFRESH_MIN).await.endpoint(known.node).filter(|endpoint| endpoint != known)
+    }
+
+    /// Whether this node belongs to a group, by a table that may be asked for now.
+    ///
+    /// # Errors
+    /// `Unavailable` if it does not: the table of the request's sender may be newer than that of the NameNode's last answer.
+    pub(crate) async fn check_member(&self, pg: PgId) -> Result<(), ServiceError> {
+        if self.table().is_member(pg, self.node)
+            || self.table_within(REFRESH_MIN).await.is_member(pg, self.node)
+        {
+            return Ok(());
+        }
+        Err(ServiceError::Unavailable(format!("this DataNode does not belong to placement group {pg}")))
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table.borrow().clone()
+    }
+
+    /// The table, asked for again if it is older and the NameNode answers soon.
+    async fn table_within(&self, age: Duration) -> Arc<Table> {
+        let mut asked = self.asked.lock().await;
+        if asked.is_none_or(|asked| clock::since(asked) >= age) {
+            let mut clients = self.client.subscribe();
+            let ask = async {
+                let client = clients.wait_for(Option::is_some).await.ok()?.clone()?;
+                client.call(NodeRequest::Placement, ASK_TIMEOUT).await.ok()?.ok()
+            };
+            if let Ok(Some(NodeReply::Placement(placement))) = timeout(ASK_TIMEOUT, ask).await {
+                self.table.send_replace(Arc::new(Table::new(placement)));
+            }
+            // Also after a failure: all who wait fail together, instead of one after the other.
+            *asked = Some(clock::now());
+        }
+        self.table()
     }
 
     fn client(&self) -> Option<Arc<RpcClient<NodeProtocol>>> {
-        self.client.lock().expect("no thread panics while it holds the lock").clone()
+        self.client.borrow().clone()
     }
 
     fn set_client(&self, client: Option<Arc<RpcClient<NodeProtocol>>>) {
-        *self.client.lock().expect("no thread panics while it holds the lock") = client;
+        self.client.send_replace(client);
     }
 
     /// Keeps up the conversation for ever: connects, registers, sends heartbeats and reports, and begins again.
@@ -160,7 +209,7 @@ impl NameNodeClient {
                     (pause, said) = (PAUSE_FIRST, String::new());
                     self.set_client(Some(client.clone()));
                     let failed = tokio::select! {
-                        failed = self.talk(&client, interval, introduction.register.node, store) => failed,
+                        failed = self.talk(&client, interval, store) => failed,
                         failed = keep_namespace(&client, stamp, store, blocking) => failed,
                     };
                     self.set_client(None);
@@ -208,18 +257,30 @@ impl NameNodeClient {
         Ok((client, introduction.heartbeat_interval.min(asked).max(HEARTBEAT_MIN), stamp))
     }
 
-    async fn talk(
-        &self,
-        client: &RpcClient<NodeProtocol>,
-        interval: Duration,
-        node: NodeId,
-        store: &Store,
-    ) -> Failed {
+    async fn talk(&self, client: &RpcClient<NodeProtocol>, interval: Duration, store: &Store) -> Failed {
         tokio::select! {
             failed = self.beat(client, interval, store) => failed,
             failed = report_bad(client, store) => failed,
-            failed = learn_groups(client, node, store) => failed,
+            failed = report_disks(client, store) => failed,
+            failed = self.learn_groups(client, store) => failed,
             lost = client.closed() => lost.into(),
+        }
+    }
+
+    /// Finds out again and again which nodes there are, and which groups this node belongs to.
+    async fn learn_groups(&self, client: &RpcClient<NodeProtocol>, store: &Store) -> Failed {
+        loop {
+            match client.call(NodeRequest::Placement, CALL_TIMEOUT).await {
+                Ok(Ok(NodeReply::Placement(placement))) => {
+                    let table = Arc::new(Table::new(placement));
+                    store.know(table.groups_of(self.node));
+                    self.table.send_replace(table);
+                }
+                Ok(Ok(_)) => return Failed::Unfit,
+                Ok(Err(refused)) => return refused.into(),
+                Err(error) => return error.into(),
+            }
+            sleep(PLACEMENT_INTERVAL).await;
         }
     }
 
@@ -259,6 +320,7 @@ fn heartbeat(store: &Store, sequence: u64, after: Option<PgId>) -> Heartbeat {
         bytes: figures.bytes,
         trouble,
         writable: figures.writable,
+        disks_out_ms: figures.disks_out.map(|out| u64::try_from(out.as_millis()).unwrap_or(u64::MAX)),
         scrubbed: figures.scrubbed,
         groups: store.digests(after, HEARTBEAT_GROUPS_MAX),
     }
@@ -280,19 +342,14 @@ async fn report_bad(client: &RpcClient<NodeProtocol>, store: &Store) -> Failed {
     }
 }
 
-/// Finds out which groups we belong to.
-async fn learn_groups(client: &RpcClient<NodeProtocol>, node: NodeId, store: &Store) -> Failed {
+/// Reports how the disks are, again and again.
+async fn report_disks(client: &RpcClient<NodeProtocol>, store: &Store) -> Failed {
     loop {
-        match client.call(NodeRequest::Placement, CALL_TIMEOUT).await {
-            Ok(Ok(NodeReply::Placement(Placement { groups, .. }))) => {
-                let ours = groups.iter().filter(|g| g.members.iter().any(|m| m.node == node));
-                store.know(ours.map(|g| g.id));
-            }
-            Ok(Ok(_)) => return Failed::Unfit,
+        match client.call(NodeRequest::ReportDisks(store.disks()), CALL_TIMEOUT).await {
+            Ok(Ok(_)) => sleep(DISKS_INTERVAL).await,
             Ok(Err(refused)) => return refused.into(),
             Err(error) => return error.into(),
         }
-        sleep(PLACEMENT_INTERVAL).await;
     }
 }
 
@@ -332,6 +389,7 @@ mod tests {
             bytes: u64::MAX,
             trouble: "x".repeat(TROUBLE_MAX),
             writable: true,
+            disks_out_ms: Some(u64::MAX),
             scrubbed: (u64::MAX, u64::MAX),
             groups: Vec::new(),
         };

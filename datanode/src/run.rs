@@ -65,7 +65,7 @@ pub(crate) async fn run_on(
         namenode: config.namenode.clone(),
         heartbeat_interval: config.heartbeat_interval,
     };
-    let namenode = NameNodeClient::new();
+    let namenode = NameNodeClient::new(config.node);
     let datanodes = DataNodeClient::new(transport.clone());
     let server = Server::new(
         config.node,
@@ -85,7 +85,7 @@ pub(crate) async fn run_on(
         });
     }
     task::spawn_in(&mut tasks, background::sync(store.clone(), blocking.clone()));
-    task::spawn_in(&mut tasks, background::watch_space(store.clone(), blocking.clone()));
+    task::spawn_in(&mut tasks, background::tend(store.clone(), blocking.clone()));
     task::spawn_in(
         &mut tasks,
         background::scrub(store.clone(), blocking.clone(), config.scrub_bytes_per_second),

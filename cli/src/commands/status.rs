@@ -4,7 +4,7 @@ use super::Cluster;
 use crate::exit::Exit;
 use crate::output::{Extent, bytes, duration_ms, print, row};
 use clap::Args;
-use quarry_common::wire::cluster::{ClusterStatus, NodeState, NodeStatus};
+use quarry_common::wire::cluster::{ClusterStatus, DiskState, DiskStatus, NodeState, NodeStatus};
 use serde_json::{Value, json};
 
 /// Show how the cluster and each of its nodes are. Exit code 0: whole; 4: a node is not healthy, or a placement group is
@@ -47,6 +47,7 @@ pub(crate) fn state(s: NodeState) -> &'static str {
         NodeState::Suspect => "suspect",
         NodeState::Dead => "dead",
         NodeState::Full => "full",
+        NodeState::Failing => "failing",
     }
 }
 
@@ -62,6 +63,13 @@ fn to_text(s: &ClusterStatus, extent: Extent) -> String {
         vec![row(["NODE", "ADDRESS", "STATE", "HEARTBEAT", "CHUNKS", "DATA", "FREE", "CAPACITY", "NOTE"])];
     nodes.extend(s.nodes.iter().map(|n| node_row(n, extent)));
     text += &extent.table(&nodes);
+    let sick: Vec<_> = s.nodes.iter().flat_map(|n| n.disks.iter().filter_map(|d| disk_row(n, d))).collect();
+    if !sick.is_empty() {
+        let mut disks = vec![row(["NODE", "DISK", "STATE", "WAITS", "LATENCY", "ERRORS", "NOTE"])];
+        disks.extend(sick);
+        text += "\n";
+        text += &extent.table(&disks);
+    }
     text += &format!(
         "\nPlacement groups: {} healthy, {} degraded, {} healing\n",
         s.groups_healthy, s.groups_degraded, s.groups_healing
@@ -108,6 +116,31 @@ fn to_text(s: &ClusterStatus, extent: Extent) -> String {
     text
 }
 
+/// A disk that is not as it should be.
+fn disk_row(n: &NodeStatus, d: &DiskStatus) -> Option<Vec<String>> {
+    (d.state != DiskState::Working).then(|| {
+        vec![
+            n.node.id.to_string(),
+            d.path.clone(),
+            disk_state(d.state).to_owned(),
+            duration_ms(d.oldest_ms),
+            duration_ms(d.latency_us / 1000),
+            d.errors.to_string(),
+            d.trouble.clone(),
+        ]
+    })
+}
+
+fn disk_state(s: DiskState) -> &'static str {
+    match s {
+        DiskState::Working => "working",
+        DiskState::Slow => "slow",
+        DiskState::Full => "full",
+        DiskState::Stalled => "stalled",
+        DiskState::Failed => "failed",
+    }
+}
+
 fn node_row(n: &NodeStatus, extent: Extent) -> Vec<String> {
     vec![
         n.node.id.to_string(),
@@ -139,6 +172,14 @@ fn to_json(s: &ClusterStatus) -> Value {
             "trouble": n.trouble,
             "mode": super::node::mode(n.mode),
             "groups": n.groups,
+            "disks": n.disks.iter().map(|d| json!({
+                "path": d.path,
+                "state": disk_state(d.state),
+                "trouble": d.trouble,
+                "oldest_ms": d.oldest_ms,
+                "latency_us": d.latency_us,
+                "errors": d.errors,
+            })).collect::<Vec<_>>(),
             "scrubbed": n.scrubbed.0,
             "rotten": n.scrubbed.1,
         })).collect::<Vec<_>>(),

@@ -23,6 +23,8 @@ pub(crate) enum Mood {
     Silent,
     /// Gives wrong bytes.
     Lying,
+    /// Is reached by other nodes only.
+    CutOff,
 }
 
 pub(crate) struct FakeDataNode {
@@ -107,6 +109,7 @@ impl FakeDataNode {
                 frame::write_frame(stream.send.as_mut(), &no).await?;
                 return stream.send.finish();
             }
+            Mood::CutOff => return Err(TransportError::Reset),
             Mood::Good | Mood::Lying => {}
         }
         let (response, data) = match request {
@@ -132,12 +135,12 @@ impl FakeDataNode {
         assert_eq!((sha256(&data), block_crcs(&data)), (header.sha256, header.block_crcs.clone()));
         let (mut holders, mut failed) = (Vec::new(), Vec::new());
         let others: Vec<_> = self.others.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
-        let chain = header.chain.iter().map(|hop| others.iter().find(|n| n.id == hop.node).unwrap());
+        let chain = header.chain.iter().map(|hop| others.iter().find(|n| n.id == *hop).unwrap());
         for node in std::iter::once(self).chain(chain.map(|n| &**n)) {
             match node.mood() {
                 Mood::Silent => std::future::pending().await,
                 Mood::Refusing => failed.push((node.id, "not today".to_owned())),
-                Mood::Good | Mood::Lying => {
+                Mood::Good | Mood::Lying | Mood::CutOff => {
                     node.chunks.lock().unwrap().insert(header.id, data.clone());
                     if header.durable {
                         node.synced.lock().unwrap().push(header.id);

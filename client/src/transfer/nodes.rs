@@ -15,6 +15,9 @@ use tokio::time::Instant;
 const AT_ONCE: usize = 12;
 /// A node that failed is avoided for this long: until the NameNode has noticed as well.
 const TROUBLE: Duration = Duration::from_secs(4);
+/// A node that could not be reached directly is sent chunks through other nodes for this long. Then the direct way is tried again,
+/// which costs one write the time to connect.
+const UNREACHABLE: Duration = Duration::from_secs(30);
 /// The weight of the past in the mean time of answers: seven eighths.
 const LATENCY_SHIFT: u32 = 3;
 
@@ -32,6 +35,8 @@ pub(super) struct DataNode {
     /// Reads that wait or are under way.
     busy: AtomicUsize,
     failed: Mutex<Option<Instant>>,
+    /// When the last direct attempt got no answer.
+    unreachable: Mutex<Option<Instant>>,
 }
 
 impl Nodes {
@@ -50,6 +55,7 @@ impl Nodes {
             latency_us: AtomicU32::new(0),
             busy: AtomicUsize::new(0),
             failed: Mutex::default(),
+            unreachable: Mutex::default(),
         });
         nodes.insert(node.id, new.clone());
         new
@@ -58,6 +64,11 @@ impl Nodes {
     /// The node failed lately.
     pub(super) fn is_in_trouble(&self, id: NodeId) -> bool {
         self.nodes().get(&id).is_some_and(|node| node.is_in_trouble())
+    }
+
+    /// The direct way to the node is broken.
+    pub(super) fn is_unreachable(&self, id: NodeId) -> bool {
+        self.nodes().get(&id).is_some_and(|node| node.is_unreachable())
     }
 
     /// Nodes that failed lately.
@@ -91,6 +102,20 @@ impl DataNode {
         } else {
             tracing::debug!(node = %self.id(), reason, "a DataNode fails");
         }
+    }
+
+    /// It answered a direct request, or did not.
+    pub(super) fn set_reachable(&self, reachable: bool) {
+        *self.unreachable() = (!reachable).then(Instant::now);
+    }
+
+    /// The direct way to it is broken, as far as is known. Other nodes may reach it.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.unreachable().is_some_and(|at| at.elapsed() < UNREACHABLE)
+    }
+
+    fn unreachable(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.unreachable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_in_trouble(&self) -> bool {

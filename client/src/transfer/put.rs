@@ -8,10 +8,10 @@ use bytes::Bytes;
 use quarry_common::checksum::{block_crcs, sha256};
 use quarry_common::ids::{ChunkId, Ino, NodeId};
 use quarry_common::limits::CHUNK_SIZE;
-use quarry_common::wire::data::{Endpoint, WriteChunk};
+use quarry_common::wire::data::WriteChunk;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{ChunkInfo, NewChunk};
-use quarry_datanode_client::{CallError, Written};
+use quarry_datanode_client::{Away, CallError, Written};
 use quarry_host::task;
 use std::sync::Arc;
 
@@ -132,32 +132,55 @@ impl Transfer {
         todo.rotate_left(first);
         // The NameNode is about to take the others out of the group, or to find them alive again.
         todo.retain(|node| table.is_alive(*node));
+        let mut cut_off = Vec::new();
         while !todo.is_empty() && !upload.refused {
-            // Whoever failed lately comes after all others have the chunk, so that it delays only itself.
-            let (bad, good): (Vec<_>, Vec<_>) = todo.iter().partition(|n| self.nodes.is_in_trouble(**n));
-            let members = if good.is_empty() { bad } else { good };
+            // A member that failed lately comes after all others have the chunk, so that it delays only itself.
+            let doubtful =
+                |node: &NodeId| self.nodes.is_in_trouble(*node) || self.nodes.is_unreachable(*node);
+            let (bad, good): (Vec<_>, Vec<_>) = todo.iter().partition(|n| doubtful(n));
+            if good.is_empty() {
+                cut_off.extend(bad.iter().filter(|n| self.nodes.is_unreachable(**n)));
+                self.relay(upload, table, &bad).await;
+                todo.retain(|node| !upload.holders.contains(node));
+            }
+            let members: Vec<NodeId> = if good.is_empty() { todo.clone() } else { good };
+            if members.is_empty() {
+                break;
+            }
             let failed = self.chain(upload, table, &members).await;
             todo.retain(|node| !upload.holders.contains(node) && !failed.contains(node));
+            cut_off.extend(failed.into_iter().filter(|n| self.nodes.is_unreachable(*n)));
+        }
+        // The link to a member may be broken only from here.
+        cut_off.retain(|node| !upload.holders.contains(node));
+        self.relay(upload, table, &cut_off).await;
+    }
+
+    /// Sends a chunk to members that cannot be reached directly, through one that has it: that one finds the chunk on its disk and
+    /// passes it on.
+    async fn relay(&self, upload: &mut Upload, table: &Table, members: &[NodeId]) {
+        let members = members.iter().filter(|n| self.nodes.is_unreachable(**n));
+        let reached = |n: &&NodeId| table.is_alive(**n) && !self.nodes.is_unreachable(**n);
+        let Some(via) = upload.holders.iter().find(reached).copied() else { return };
+        let chain: Vec<NodeId> = std::iter::once(via).chain(members.copied()).collect();
+        if chain.len() > 1 && !upload.refused {
+            self.chain(upload, table, &chain).await;
         }
     }
 
     /// Sends the chunk along a chain of members. Returns those that failed, at least one unless all have it.
     async fn chain(&self, upload: &mut Upload, table: &Table, members: &[NodeId]) -> Vec<NodeId> {
-        let hops: Vec<Endpoint> = members
-            .iter()
-            .filter_map(|id| table.node(*id))
-            .map(|node| Endpoint { node: node.id, address: node.address.clone() })
-            .collect();
         let Some(first) = table.node(members[0]).map(|node| self.nodes.of(node)) else {
             return members.to_vec();
         };
+        let before = upload.holders.clone();
         let header = WriteChunk {
             id: upload.id,
             length: upload.data.len() as u32,
             sha256: upload.sums.sha256,
             block_crcs: upload.sums.block_crcs.clone(),
             durable: upload.durable,
-            chain: hops[1..].to_vec(),
+            chain: members[1..].to_vec(),
         };
         let send = async {
             let _permit = first.writes.acquire().await.expect("the semaphore is never closed");
@@ -174,6 +197,7 @@ impl Transfer {
         match result {
             Ok(Written { holders, failed }) => {
                 let holders: Vec<NodeId> = holders.into_iter().filter(|n| members.contains(n)).collect();
+                first.set_reachable(true);
                 for node in holders.iter().filter_map(|id| table.node(*id)) {
                     self.nodes.of(node).succeeded();
                 }
@@ -187,12 +211,15 @@ impl Transfer {
                 if holders.is_empty() && without.is_empty() {
                     without.push(members[0]);
                 }
-                upload.holders.extend(holders);
+                upload.holders.extend(holders.into_iter().filter(|n| !before.contains(n)));
                 without
             }
             Err(failure) => {
                 upload.refused |= matches!(failure, CallError::Refused(_));
                 first.failed_now(&failure.to_string());
+                if matches!(failure, CallError::Away(Away::Transport(_) | Away::Late(_))) {
+                    first.set_reachable(false);
+                }
                 vec![members[0]]
             }
         }

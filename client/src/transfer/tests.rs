@@ -177,6 +177,20 @@ async fn a_stopped_member_holds_a_write_only_until_the_namenode_notices() {
 }
 
 #[tokio::test]
+async fn a_member_that_only_other_nodes_reach_gets_its_chunks_through_them() {
+    let world = World::new(3).await;
+    let t = transfer(&world).await;
+    world.node(2).be(Mood::CutOff);
+    for _ in 0..6 {
+        let chunk = t.put(FILE, data(1000), true).await.unwrap();
+        assert_eq!(holders(&chunk), [1, 2, 3]);
+        assert!(world.node(2).has(chunk.info.id));
+    }
+    world.node(2).be(Mood::Good);
+    assert_eq!(holders(&t.put(FILE, data(1000), true).await.unwrap()), [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn a_new_member_gets_chunks_from_the_moment_the_client_knows_of_it() {
     let world = World::new(3).await;
     world.place(&[&[1, 2]]);

@@ -8,6 +8,7 @@ pub mod config;
 pub mod crashsafe;
 pub mod disk;
 pub mod log_limit;
+pub mod panics;
 pub mod private;
 pub mod process;
 pub mod random;

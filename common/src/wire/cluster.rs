@@ -95,8 +95,10 @@ pub enum NodeState {
     Suspect,
     /// None for 15 s.
     Dead,
-    /// Lives, but takes no new chunks: its disks are full or failing.
+    /// Lives, but takes no new chunks: its disks are full.
     Full,
+    /// Lives, but none of its disks works.
+    Failing,
 }
 
 /// What an administrator has decided about a DataNode.
@@ -214,6 +216,8 @@ pub enum NodeRequest {
     Namespace,
     /// Replicas found rotten or missing. Answer: [`NodeReply::Done`].
     ReportBad(Vec<ChunkId>),
+    /// How the node's disks are, at most [`DISKS_MAX`]; every few seconds. Answer: [`NodeReply::Done`].
+    ReportDisks(Vec<DiskStatus>),
     /// Answer: [`NodeReply::Placement`].
     Placement,
     /// SHA-256 and length of chunks, for a scrubber or a resync. Answer: [`NodeReply::Chunks`].
@@ -248,10 +252,47 @@ pub struct Heartbeat {
     pub trouble: String,
     /// Takes new chunks.
     pub writable: bool,
+    /// Milliseconds for which no disk of the node has worked; `None` while one does.
+    pub disks_out_ms: Option<u64>,
     /// Chunks that the scrubber has verified since the start, and those it found rotten.
     pub scrubbed: (u64, u64),
     /// Contents of some groups.
     pub groups: Vec<GroupDigest>,
+}
+
+/// Disks of one node in a report.
+pub const DISKS_MAX: usize = 256;
+
+/// How a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DiskState {
+    /// Answers and takes chunks.
+    Working,
+    /// Takes much longer than the other disks of its node: takes chunks after all others.
+    Slow,
+    /// Has no room.
+    Full,
+    /// Has not answered for some seconds: takes no chunks.
+    Stalled,
+    /// Failed: its chunks are restored from other nodes.
+    Failed,
+}
+
+/// A data directory of a node, and the disk that it is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// The directory, as the node's configuration names it.
+    pub path: String,
+    /// How it is.
+    pub state: DiskState,
+    /// Why it does not take chunks; empty if it does.
+    pub trouble: String,
+    /// Age of the oldest operation without an answer, in milliseconds.
+    pub oldest_ms: u64,
+    /// Mean time of an operation, in microseconds.
+    pub latency_us: u64,
+    /// Operations that failed since the node started.
+    pub errors: u64,
 }
 
 /// Groups in one heartbeat: 24 of at most 25 bytes stay well under a datagram's 1,200.
@@ -348,6 +389,8 @@ pub struct NodeStatus {
     pub free: u64,
     /// Trouble with its data directories, if any.
     pub trouble: String,
+    /// Its disks, as it last reported them.
+    pub disks: Vec<DiskStatus>,
     /// Chunks verified by the scrubber since the node started, and those found rotten.
     pub scrubbed: (u64, u64),
     /// What an administrator has decided.

@@ -5,11 +5,11 @@
 
 use super::cluster::GroupDigest;
 use super::error::ServiceError;
-use crate::ids::{ChunkId, NodeId, PgId};
+use crate::ids::{ChunkId, Epoch, NodeId, PgId};
 use serde::{Deserialize, Serialize};
 
-/// Where a DataNode is: a member of a chain, or the source of a sync.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Where a DataNode is. Crosses the network nowhere but in the NameNode's table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// Its number, which its certificate must prove.
     pub node: NodeId,
@@ -30,14 +30,15 @@ pub struct WriteChunk {
     pub block_crcs: Vec<u32>,
     /// Answer only after the chunk is on disk (file and directory synced) on every member of the chain.
     pub durable: bool,
-    /// The members after the receiver, in order.
-    pub chain: Vec<Endpoint>,
+    /// The members after the receiver, in order. Where each is, the receiver knows from the NameNode: otherwise any client
+    /// could have it connect to wherever the client likes.
+    pub chain: Vec<NodeId>,
 }
 
 /// A request to a DataNode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DataRequest {
-    /// From a client or a forwarding DataNode. Answer: [`DataReply::Written`]. Writing a chunk that is there
+    /// From a client or a forwarding DataNode, of a group that the receiver belongs to. Answer: [`DataReply::Written`]. Writing a chunk that is there
     /// already, with the same hash, succeeds; with another hash it is a `BadRequest`.
     Write(WriteChunk),
     /// From a client or a DataNode. The range is widened to whole blocks. Answer: [`DataReply::Data`].
@@ -74,12 +75,16 @@ pub enum DataRequest {
         ids: Vec<ChunkId>,
     },
     /// From a NameNode: pull what this node lacks of the group from the source, and answer when it has all that
-    /// the source listed. A second request for the same group joins the first. Answer: [`DataReply::Synced`].
+    /// the source listed. A second request for the same group and epoch joins the first; one for another epoch does not, since
+    /// the list of the first may have been made before chunks of which the member was told nothing. Answer:
+    /// [`DataReply::Synced`].
     SyncGroup {
         /// Which group.
         pg: PgId,
+        /// The epoch of the group, since which the member gets every new chunk.
+        epoch: Epoch,
         /// A serving member.
-        source: Endpoint,
+        source: NodeId,
     },
     /// From a NameNode. Answer: [`DataReply::Digest`].
     Digest {

@@ -6,7 +6,7 @@ use crate::pool::Pool;
 use crate::timing::{PULL_GROUP, READ, SHORT, SYNC};
 use bytes::Bytes;
 use quarry_common::checksum::first_bad_block;
-use quarry_common::ids::{ChunkId, NodeId, PgId};
+use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
 use quarry_common::wire::cluster::GroupDigest;
 use quarry_common::wire::data::{DataReply, DataRequest, Endpoint, IDS_MAX, WriteChunk};
@@ -156,12 +156,17 @@ impl DataNodeClient {
         }
     }
 
-    /// Has the node pull what it lacks of a group from a source.
+    /// Has the node pull what it lacks of a group, at an epoch, from a source.
     ///
     /// # Errors
     /// See [`CallError`]; the node may go on pulling.
-    pub async fn sync_group(&self, to: &Endpoint, pg: PgId, source: Endpoint) -> Result<Pulled, CallError> {
-        let request = DataRequest::SyncGroup { pg, source };
+    pub async fn sync_group(
+        &self,
+        to: &Endpoint,
+        (pg, epoch): (PgId, Epoch),
+        source: NodeId,
+    ) -> Result<Pulled, CallError> {
+        let request = DataRequest::SyncGroup { pg, epoch, source };
         match within(PULL_GROUP, self.ask(to, &request)).await?.reply {
             DataReply::Synced { pulled, failed } => Ok(Pulled { pulled, failed }),
             _ => Err(Away::Unfit.into()),

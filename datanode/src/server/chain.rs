@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use quarry_common::ids::NodeId;
 use quarry_common::wire::data::WriteChunk;
-use quarry_datanode_client::{Body, DataNodeClient, Written, timing};
+use quarry_datanode_client::{Away, Body, CallError, DataNodeClient, Written, timing};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -70,19 +70,19 @@ pub(super) async fn pass_on(
     let id = header.id;
     let mut passed = Written::default();
     let mut deadline = None;
-    for (at, hop) in header.chain.iter().enumerate() {
+    for (at, &node) in header.chain.iter().enumerate() {
         let behind = &header.chain[at + 1..];
         let header = WriteChunk { chain: behind.to_vec(), ..header.clone() };
-        let sending = datanodes.write(hop, header, feed);
+        let sending = send(datanodes, namenode, node, (&header, feed));
         let outcome = tokio::select! {
             outcome = sending => outcome.map_err(|e| e.to_string()),
-            error = too_late(namenode, (hop.node, behind.len()), feed, &mut deadline) => Err(error),
+            error = too_late(namenode, (node, behind.len()), feed, &mut deadline) => Err(error),
         };
         match outcome {
             Ok(Written { holders, failed }) => {
-                let in_chain = |node: &NodeId| *node == hop.node || behind.iter().any(|h| h.node == *node);
+                let in_chain = |n: &NodeId| *n == node || behind.contains(n);
                 passed.holders = holders.into_iter().filter(in_chain).collect();
-                passed.failed.extend(failed.into_iter().filter(|(node, _)| in_chain(node)));
+                passed.failed.extend(failed.into_iter().filter(|(n, _)| in_chain(n)));
                 return passed;
             }
             Err(error) if feed.given_up() => {
@@ -90,12 +90,31 @@ pub(super) async fn pass_on(
                 return passed;
             }
             Err(error) => {
-                tracing::warn!(%id, node = %hop.node, error, "a member of the chain failed");
-                passed.failed.push((hop.node, error));
+                tracing::warn!(%id, %node, error, "a member of the chain failed");
+                passed.failed.push((node, error));
             }
         }
     }
     passed
+}
+
+/// Sends the chunk to a member, to where the NameNode says that it is. A member that is not there may have moved since.
+async fn send(
+    datanodes: &DataNodeClient,
+    namenode: &NameNodeClient,
+    node: NodeId,
+    (header, feed): (&WriteChunk, &Fed),
+) -> Result<Written, CallError> {
+    let Some(known) = namenode.endpoint(node).await else {
+        return Err(Away::Unavailable("the NameNode does not know the node".into()).into());
+    };
+    match datanodes.write(&known, header.clone(), feed).await {
+        Err(error @ CallError::Away(Away::Transport(_))) => match namenode.newer_endpoint(&known).await {
+            Some(moved) => datanodes.write(&moved, header.clone(), feed).await,
+            None => Err(error),
+        },
+        outcome => outcome,
+    }
 }
 
 /// Waits until a member has had its time, which begins when it could have all bytes, or is known to be gone. The deadline for

@@ -7,23 +7,23 @@ use super::Server;
 use crate::store::Trailer;
 use futures::StreamExt;
 use quarry_common::checksum::{block_crcs, sha256};
-use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
 use quarry_common::wire::data::{DataReply, DataResponse, Endpoint};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_datanode_client::{CallError, Page};
 use quarry_host::task;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Chunks that are pulled at the same time for one group: enough to keep a connection busy.
 const PULLS_PARALLEL: usize = 6;
 /// Chunks that an answer names as failed; a sync with more of them is far from its end anyway.
 const FAILED_MAX: usize = 1000;
-/// The syncs that are running, by group.
+/// The syncs that are running, by group and epoch.
 #[derive(Default)]
-pub(super) struct GroupSyncs(Mutex<HashMap<PgId, watch::Receiver<Option<DataResponse>>>>);
+pub(super) struct GroupSyncs(Mutex<HashMap<(PgId, Epoch), watch::Receiver<Option<DataResponse>>>>);
 
 /// How it went so far.
 #[derive(Default)]
@@ -36,10 +36,10 @@ impl Server {
     /// See [`DataRequest::SyncGroup`]. The sync goes on when the asker goes away; a second request joins it.
     pub(super) async fn sync_group(
         self: &Arc<Self>,
-        pg: PgId,
-        source: Endpoint,
+        run: (PgId, Epoch),
+        source: NodeId,
     ) -> Result<DataReply, ServiceError> {
-        let mut outcome = self.join_or_begin(pg, source);
+        let mut outcome = self.join_or_begin(run, source);
         let over = outcome.wait_for(Option::is_some).await;
         match over.ok().and_then(|outcome| outcome.clone()) {
             Some(response) => response,
@@ -47,26 +47,33 @@ impl Server {
         }
     }
 
-    fn join_or_begin(self: &Arc<Self>, pg: PgId, source: Endpoint) -> watch::Receiver<Option<DataResponse>> {
-        let mut running = self.group_syncs.0.lock().expect("no thread panics while it holds the lock");
-        if let Some(outcome) = running.get(&pg) {
+    fn join_or_begin(
+        self: &Arc<Self>,
+        run: (PgId, Epoch),
+        source: NodeId,
+    ) -> watch::Receiver<Option<DataResponse>> {
+        let mut running = self.group_syncs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = running.get(&run) {
             return outcome.clone();
         }
         let (done, outcome) = watch::channel(None);
-        running.insert(pg, outcome.clone());
+        running.insert(run, outcome.clone());
         let server = self.clone();
         task::spawn(self.tasks.track_future(async move {
             let response = tokio::select! {
-                response = server.pull_group(pg, &source) => response,
+                response = server.pull_group(run.0, source) => response,
                 () = server.shutdown.cancelled() => Err(ServiceError::Unavailable("shutting down".into())),
             };
-            server.group_syncs.0.lock().expect("no thread panics while it holds the lock").remove(&pg);
+            server.group_syncs.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
             done.send_replace(Some(response));
         }));
         outcome
     }
 
-    async fn pull_group(&self, pg: PgId, source: &Endpoint) -> DataResponse {
+    async fn pull_group(&self, pg: PgId, source: NodeId) -> DataResponse {
+        let Some(source) = &self.namenode.endpoint(source).await else {
+            return Err(ServiceError::Unavailable(format!("the NameNode does not know DataNode {source}")));
+        };
         let mut progress = Progress::default();
         let mut after = None;
         loop {

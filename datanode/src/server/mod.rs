@@ -182,7 +182,7 @@ impl Server {
                 limit_ids(&ids, VERIFY_MAX)?;
                 DataReply::Verified { bad: self.verify(ids).await }
             }
-            DataRequest::SyncGroup { pg, source } => self.sync_group(pg, source).await?,
+            DataRequest::SyncGroup { pg, epoch, source } => self.sync_group((pg, epoch), source).await?,
             DataRequest::Digest { pg } => DataReply::Digest(self.store.digest(pg)),
         };
         Ok((reply, Following::default()))

@@ -3,9 +3,9 @@
 use crate::testing::{Cluster, chunk, data, file_of, ids};
 use bytes::Bytes;
 use quarry_common::checksum::{block_crcs, sha256};
-use quarry_common::ids::{ChunkId, NodeId, PgId};
+use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
 use quarry_common::limits::{BLOCK_SIZE, CHUNK_SIZE};
-use quarry_common::wire::cluster::{Node, NodeState, Placement};
+use quarry_common::wire::cluster::{Group, Member, MemberState, Node, NodeState, Placement, Replication};
 use quarry_common::wire::data::{DataReply, DataRequest, Endpoint, IDS_MAX, WriteChunk};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::ChunkInfo;
@@ -107,8 +107,6 @@ async fn a_restarted_member_is_found_again_at_once() {
 #[tokio::test]
 async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
     let cluster = Cluster::start(2).await;
-    let lost = Node { id: NodeId(7), address: String::new(), state: NodeState::Suspect };
-    cluster.namenode.set_placement(Placement { nodes: vec![lost], ..Placement::default() });
     // Takes connections and never answers.
     let listener = cluster.transport(Role::DataNode, "7").listen(([127, 0, 0, 1], 0).into()).await.unwrap();
     let hangs = Endpoint { node: NodeId(7), address: listener.local_address().to_string() };
@@ -118,14 +116,42 @@ async fn a_member_that_hangs_or_is_another_delays_and_does_not_fail() {
             taken.push(connection);
         }
     });
+    let lost = Node { id: NodeId(7), address: hangs.address.clone(), state: NodeState::Suspect };
+    let impostor = Endpoint { node: NodeId(8), address: cluster.hop(2).address };
+    let other = Node { id: NodeId(8), address: impostor.address.clone(), state: NodeState::Healthy };
+    cluster.namenode.set_placement(Placement { nodes: vec![lost, other], ..Placement::default() });
     let client = cluster.client(1).await;
     let reply = client.put(id(1), FULL, false, std::slice::from_ref(&hangs)).await.unwrap();
     written(&[1], &[7], &reply);
     let DataReply::Written { failed, .. } = reply else { unreachable!() };
     assert!(failed[0].1.contains("NameNode"), "it is given up when the NameNode says so: {failed:?}");
-    let impostor = Endpoint { node: NodeId(8), address: cluster.hop(2).address };
     written(&[1], &[8], &client.put(id(2), FULL, false, &[impostor]).await.unwrap());
     hanging.abort();
+}
+
+#[tokio::test]
+async fn chunks_of_other_groups_and_members_that_the_namenode_does_not_know_are_refused() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client(1).await;
+    let foreign = ChunkId::new(PgId(2), 1);
+    match client.put(foreign, 1000, true, &[]).await {
+        Err(ServiceError::Unavailable(why)) => assert!(why.contains("does not belong"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // Wherever the sender says that the member is, no connection is made.
+    let unknown = Endpoint { node: NodeId(9), address: "127.0.0.1:9".into() };
+    let reply = client.put(id(1), 1000, true, &[unknown]).await.unwrap();
+    written(&[1], &[9], &reply);
+    // A node that joins a group takes its chunks at once.
+    let member = Member { node: NodeId(1), state: MemberState::Syncing };
+    let joined = Group { id: PgId(2), epoch: Epoch(1), replication: Replication::All, members: vec![member] };
+    cluster.namenode.set_placement(Placement { groups: vec![joined], ..Placement::default() });
+    let joins = async {
+        while client.put(foreign, 1000, true, &[]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), joins).await.expect("it takes them");
 }
 
 #[tokio::test]
@@ -145,7 +171,7 @@ async fn what_does_not_fit_its_checksums_is_kept_by_nobody() {
     let cluster = Cluster::start(2).await;
     let client = cluster.client(1).await;
     let good = data(id(1), 3 * BLOCK);
-    let header = || WriteChunk { chain: vec![cluster.hop(2)], ..chunk(id(1), &good) };
+    let header = || WriteChunk { chain: vec![NodeId(2)], ..chunk(id(1), &good) };
     let mut bad = good.to_vec();
     bad[2 * BLOCK + 1] ^= 1;
     let reply = client.write(header(), bad.into()).await;
@@ -156,7 +182,7 @@ async fn what_does_not_fit_its_checksums_is_kept_by_nobody() {
         (WriteChunk { length: 0, block_crcs: vec![], ..header() }, Bytes::new()),
         (WriteChunk { length: CHUNK_SIZE as u32 + 1, ..header() }, good.clone()),
         (WriteChunk { block_crcs: vec![1, 2], ..header() }, good.clone()),
-        (WriteChunk { chain: vec![cluster.hop(2); 64], ..header() }, good.clone()),
+        (WriteChunk { chain: vec![NodeId(2); 64], ..header() }, good.clone()),
     ] {
         let reply = client.write(header, data).await;
         assert!(
@@ -188,7 +214,11 @@ async fn each_role_may_do_its_part() {
             (DataRequest::List { pg: PgId(1), after: None, limit: 1 }, Bytes::new(), "namenode datanode"),
             (DataRequest::Digest { pg: PgId(1) }, Bytes::new(), "namenode"),
             (DataRequest::Verify { ids: vec![id(1)] }, Bytes::new(), "namenode"),
-            (DataRequest::SyncGroup { pg: PgId(1), source: cluster.hop(1) }, Bytes::new(), "namenode"),
+            (
+                DataRequest::SyncGroup { pg: PgId(1), epoch: Epoch(1), source: NodeId(1) },
+                Bytes::new(),
+                "namenode",
+            ),
             (DataRequest::Delete { ids: vec![id(2)] }, Bytes::new(), "namenode"),
         ]
     };
@@ -268,8 +298,7 @@ async fn a_member_catches_up_from_another() {
     }
     cluster.namenode.until(|told| told.registered.len() == 2).await;
     let namenode = cluster.asker(Role::NameNode, 2).await;
-    let source = cluster.hop(1);
-    let request = || DataRequest::SyncGroup { pg: PgId(1), source: source.clone() };
+    let request = || DataRequest::SyncGroup { pg: PgId(1), epoch: Epoch(1), source: NodeId(1) };
     let (first, second) = tokio::join!(namenode.ask(request()), namenode.ask(request()));
     let Ok(DataReply::Synced { pulled: 33, failed }) = &first else { panic!("{first:?}") };
     assert!(failed.len() == 1 && failed[0].0 == id(17) && failed[0].1.contains("SHA-256"), "{failed:?}");

@@ -45,6 +45,7 @@ impl Server {
         recv: &mut dyn RecvStream,
     ) -> Result<DataReply, ServiceError> {
         check(&header).map_err(ServiceError::BadRequest)?;
+        self.namenode.check_member(header.id.pg()).await?;
         let behind = &self.write_turns.0[header.chain.len()];
         let _turn = turn(behind).await?;
         let (feed, blocks) = watch::channel(Vec::with_capacity(header.block_crcs.len()));

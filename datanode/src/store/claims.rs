@@ -2,7 +2,7 @@
 
 use quarry_common::ids::ChunkId;
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Chunks that are being written, deleted or moved to quarantine.
 ///
@@ -26,13 +26,13 @@ impl Claims {
     pub(crate) fn take(&self, id: ChunkId) -> Claim<'_> {
         let mut taken = self.taken();
         while !taken.insert(id) {
-            taken = self.released.wait(taken).expect("no thread panics while it holds the lock");
+            taken = self.released.wait(taken).unwrap_or_else(PoisonError::into_inner);
         }
         Claim { claims: self, id }
     }
 
     fn taken(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
-        self.taken.lock().expect("no thread panics while it holds the lock")
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

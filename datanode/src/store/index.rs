@@ -59,6 +59,16 @@ impl Index {
         Some(place)
     }
 
+    /// Takes all chunks of a data directory out; gives them, ascending.
+    pub(crate) fn remove_all(&mut self, dir: u16) -> Vec<ChunkId> {
+        let chunks = self.groups.values().flat_map(|group| &group.chunks);
+        let gone: Vec<ChunkId> = chunks.filter(|(_, place)| place.dir == dir).map(|(id, _)| *id).collect();
+        for id in &gone {
+            self.remove(*id);
+        }
+        gone
+    }
+
     /// Notes that the chunk is on the disk, if it is still there.
     pub(crate) fn mark_synced(&mut self, id: ChunkId) {
         if let Some(place) = self.groups.get_mut(&id.pg()).and_then(|g| g.chunks.get_mut(&id)) {

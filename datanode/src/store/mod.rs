@@ -10,12 +10,17 @@ mod index;
 mod meta;
 mod namespace;
 mod open;
+mod queue;
 mod read;
 mod report;
+#[cfg(test)]
+mod sick_disk_tests;
 mod sync;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod trailer;
+mod volume;
 
 pub(crate) use error::StoreError;
 pub(crate) use meta::Owner;
@@ -26,7 +31,6 @@ pub(crate) use trailer::{Trailer, blocks, length_fits};
 
 use bytes::Bytes;
 use claims::{Claim, Claims};
-use dir::DataDir;
 use index::{Index, Place};
 use quarry_common::ids::{ChunkId, PgId};
 use quarry_common::limits::CHUNK_SIZE;
@@ -34,8 +38,10 @@ use quarry_common::wire::cluster::GroupDigest;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 use trailer::{TRAILER_MAX, file_size};
+use volume::Volume;
 
 /// Chunks that wait for the background syncer. When there are more, each write syncs for itself: the disk is then the
 /// limit anyway, and a power failure must not take more than a few seconds' worth from those who did not ask for sync.
@@ -43,10 +49,16 @@ const UNSYNCED_MAX: usize = 8192;
 /// Room that a directory needs to be of use: the largest chunk file.
 const LARGEST_FILE: u64 = CHUNK_SIZE + TRAILER_MAX;
 
+/// A disk is slow when its operations take so many times as long as those of the disk in the middle ...
+const SLOW_FACTOR: u32 = 8;
+/// ... and at least this long: below it, a difference means nothing.
+const SLOW_MIN: Duration = Duration::from_millis(50);
+
 /// The chunk store over all data directories.
 pub(crate) struct Store {
     store_id: u128,
-    dirs: Vec<DataDir>,
+    owner: Owner,
+    volumes: Vec<Volume>,
     /// Most bytes that files may take.
     limit: Option<u64>,
     index: RwLock<Index>,
@@ -73,7 +85,7 @@ impl Store {
     /// When it returns and `durable` is set, file and name are on the disk; else they are soon.
     ///
     /// # Errors
-    /// `Conflict`, `NoSpace`, or `Io` when every directory refused it.
+    /// `Conflict`; `NoSpace` when no directory that works has room; `Io` when none works, or every one refused it.
     pub(crate) fn put(&self, chunk: &Trailer, data: &[Bytes], durable: bool) -> Result<(), StoreError> {
         debug_assert_eq!(data.iter().map(Bytes::len).sum::<usize>(), chunk.length as usize);
         let claim = self.claims.take(chunk.id);
@@ -86,6 +98,10 @@ impl Store {
                 }
                 Ok(_) => return Err(StoreError::Conflict(chunk.id)),
                 Err(StoreError::Rotten { why, .. }) => self.quarantine(&claim, &why),
+                // Its disk does not answer: another one takes the chunk.
+                Err(StoreError::Io { .. }) if !self.volumes[usize::from(place.dir)].works() => {
+                    self.displace(&claim, place);
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -95,10 +111,10 @@ impl Store {
         let mut parts = data.to_vec();
         parts.push(chunk.encode().into());
         let mut refusal = None;
-        for (number, dir) in self.in_order_of_choice(chunk.id, size) {
-            match dir.write(chunk.id, &parts, durable) {
+        for (number, volume) in self.in_order_of_choice(chunk.id, size) {
+            match volume.write(chunk.id, parts.clone(), durable) {
                 Ok(()) => {
-                    dir.health.took(size);
+                    volume.health.took(size);
                     let place = Place { dir: number, length: chunk.length, synced: durable };
                     self.index_mut().insert(chunk.id, place);
                     if !durable {
@@ -107,15 +123,19 @@ impl Store {
                     return Ok(());
                 }
                 Err(e) => {
-                    tracing::error!(id = %chunk.id, dir = %dir.path().display(), error = %e, "cannot write a chunk");
-                    dir.health.write_failed(&e);
+                    tracing::error!(id = %chunk.id, dir = %volume.dir().path().display(), error = %e, "cannot write a chunk");
+                    self.write_failed(number, &e);
                     refusal = Some(e);
                 }
             }
         }
+        let what = format!("cannot write chunk {}", chunk.id);
         Err(match refusal {
-            Some(e) if health::judge(&e) != health::Verdict::Full => {
-                StoreError::Io { what: format!("cannot write chunk {}", chunk.id), source: e }
+            Some(source) if health::judge(&source) != health::Verdict::Full => {
+                StoreError::Io { what, source }
+            }
+            _ if !self.volumes.iter().any(Volume::works) => {
+                StoreError::Io { what, source: io::Error::other(self.trouble()) }
             }
             _ => StoreError::NoSpace(self.trouble()),
         })
@@ -124,20 +144,32 @@ impl Store {
     /// Removes chunks; those that are not here are fine.
     ///
     /// The names are not synced: a chunk that a power failure brings back shows in the group's digest, and is deleted
-    /// again as one that no file refers to.
+    /// again as one that no file refers to. The same is true of a file that a disk does not remove.
     pub(crate) fn delete(&self, ids: &[ChunkId]) {
         for id in ids {
             let _claim = self.claims.take(*id);
             let Some(place) = self.index_mut().remove(*id) else { continue };
             self.unsynced().remove(id);
-            let dir = &self.dirs[usize::from(place.dir)];
-            match dir.remove(*id) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    tracing::error!(%id, dir = %dir.path().display(), error = %e, "cannot remove a chunk");
-                    dir.health.write_failed(&e);
-                }
-                _ => {}
+            self.remove_file(*id, place.dir);
+        }
+    }
+
+    fn remove_file(&self, id: ChunkId, number: u16) {
+        let volume = &self.volumes[usize::from(number)];
+        match volume.run(move |dir| dir.remove(id)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(%id, dir = %volume.dir().path().display(), error = %e, "cannot remove a chunk");
+                self.write_failed(number, &e);
             }
+            _ => {}
+        }
+    }
+
+    /// Takes note of a write that a directory refused. One that is gone is given up at once.
+    fn write_failed(&self, number: u16, error: &io::Error) {
+        self.volumes[usize::from(number)].health.write_failed(error);
+        if error.kind() == io::ErrorKind::StaleNetworkFileHandle {
+            self.give_up(number);
         }
     }
 
@@ -174,11 +206,19 @@ impl Store {
 
     /// Directories with enough room, the chosen one first: by a number that is spread like the ids, so that each
     /// directory gets its share by free space and all of them work at the same time.
-    fn in_order_of_choice(&self, id: ChunkId, size: u64) -> impl Iterator<Item = (u16, &DataDir)> {
-        let mut left: Vec<(u16, u64)> = (0..).zip(self.dirs.iter().map(|d| d.health.room())).collect();
+    ///
+    /// Directories on slow disks come after all others: a write waits as long as the disk that takes it.
+    fn in_order_of_choice(&self, id: ChunkId, size: u64) -> impl Iterator<Item = (u16, &Volume)> {
+        let slow = self.slow_disks();
+        let mut left: Vec<(u16, u64)> = (0..).zip(self.volumes.iter().map(Volume::room)).collect();
         left.retain(|(_, room)| *room >= size);
+        let (mut last, mut left): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(number, _)| slow.contains(number));
         let mut draw = GroupDigest::mix(id);
         std::iter::from_fn(move || {
+            if left.is_empty() {
+                left = std::mem::take(&mut last);
+            }
             let total = left.iter().fold(0u64, |sum, (_, room)| sum.saturating_add(*room));
             let mut at = draw.checked_rem(total)?;
             draw = draw.rotate_left(17);
@@ -190,8 +230,14 @@ impl Store {
                 None => true,
             });
             let (number, _) = left.swap_remove(chosen.unwrap_or(0));
-            Some((number, &self.dirs[usize::from(number)]))
+            Some((number, &self.volumes[usize::from(number)]))
         })
+    }
+
+    /// Disks whose operations take many times as long as those of the others.
+    fn slow_disks(&self) -> Vec<u16> {
+        let latencies: Vec<Duration> = self.volumes.iter().map(|volume| volume.load().latency).collect();
+        slow_ones(&latencies)
     }
 
     /// Takes bytes of the limit for a file that is about to be written.
@@ -210,52 +256,60 @@ impl Store {
     fn quarantine(&self, claim: &Claim<'_>, why: &str) {
         let id = claim.id();
         let Some(place) = self.index_mut().remove(id) else { return };
-        let dir = &self.dirs[usize::from(place.dir)];
-        tracing::error!(%id, dir = %dir.path().display(), why, "moving a rotten chunk to quarantine");
+        let volume = &self.volumes[usize::from(place.dir)];
+        let dir = volume.dir().path().display();
+        tracing::error!(%id, %dir, why, "moving a rotten chunk to quarantine");
         self.unsynced().remove(&id);
         self.rotten.fetch_add(1, Ordering::Relaxed);
-        if let Err(e) = dir.quarantine(id)
+        if let Err(e) = volume.run(move |dir| dir.quarantine(id))
             && e.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(%id, dir = %dir.path().display(), error = %e, "cannot move a rotten chunk");
+            tracing::error!(%id, %dir, error = %e, "cannot move a rotten chunk");
         }
         self.report.add([id]);
     }
 
-    /// Gives up a directory whose disk cannot be read: its chunks are gone as far as the cluster is concerned.
+    /// Takes a chunk out of the index whose disk does not work, so that another one can take it. If the disk comes back, its
+    /// file is one too many.
+    fn displace(&self, claim: &Claim<'_>, place: Place) {
+        self.index_mut().remove(claim.id());
+        self.unsynced().remove(&claim.id());
+        self.volumes[usize::from(place.dir)].add_stray(claim.id());
+    }
+
+    /// Gives up the chunks of a directory that has failed: they are gone as far as the cluster is concerned, and are had again
+    /// from other nodes.
     fn give_up(&self, number: u16) {
-        let mut index = self.index_mut();
-        let mut lost = Vec::new();
-        let mut at = None;
-        while let Some((id, place)) = index.next(at) {
-            at = Some(id);
-            if place.dir == number {
-                lost.push(id);
-            }
+        let volume = &self.volumes[usize::from(number)];
+        if !volume.health.give_up() {
+            return;
         }
-        for id in &lost {
-            index.remove(*id);
+        let lost = self.index_mut().remove_all(number);
+        {
+            let mut unsynced = self.unsynced();
+            lost.iter().for_each(|id| {
+                unsynced.remove(id);
+            });
         }
-        drop(index);
-        let dir = self.dirs[usize::from(number)].path().display();
+        let dir = volume.dir().path().display();
         tracing::error!(%dir, chunks = lost.len(), "giving up a data directory");
         self.report.add(lost);
     }
 
     fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().expect("no thread panics while it holds the lock")
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().expect("no thread panics while it holds the lock")
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserved(&self) -> MutexGuard<'_, u64> {
-        self.reserved.lock().expect("no thread panics while it holds the lock")
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unsynced(&self) -> MutexGuard<'_, BTreeSet<ChunkId>> {
-        self.unsynced.lock().expect("no thread panics while it holds the lock")
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,5 +322,32 @@ struct Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         *self.store.reserved() -= self.size;
+    }
+}
+
+/// Of disks with these mean times, those that are slow among their peers.
+fn slow_ones(latencies: &[Duration]) -> Vec<u16> {
+    let mut sorted = latencies.to_vec();
+    sorted.sort_unstable();
+    // The lower of the two in the middle: of two disks, one may be slow.
+    let Some(median) = sorted.get(sorted.len().saturating_sub(1) / 2).copied() else { return Vec::new() };
+    let limit = (median * SLOW_FACTOR).max(SLOW_MIN);
+    (0..).zip(latencies).filter(|(_, latency)| **latency > limit).map(|(number, _)| number).collect()
+}
+
+#[cfg(test)]
+mod slowness {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_slow_only_among_its_peers() {
+        let ms =
+            |times: &[u64]| slow_ones(&times.iter().map(|t| Duration::from_millis(*t)).collect::<Vec<_>>());
+        assert_eq!(ms(&[]), [0; 0]);
+        assert_eq!(ms(&[900]), [0; 0], "alone");
+        assert_eq!(ms(&[1, 40, 2]), [0; 0], "a difference that means nothing");
+        assert_eq!(ms(&[5, 900, 6]), [1]);
+        assert_eq!(ms(&[900, 5]), [0]);
+        assert_eq!(ms(&[800, 900, 950]), [0; 0], "all alike");
     }
 }

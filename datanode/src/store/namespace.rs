@@ -81,12 +81,15 @@ impl Store {
             return;
         }
         let mut kept = false;
-        for dir in self.dirs.iter().filter(|dir| !dir.health.is_failed()) {
-            match dir.write_small(NAMESPACE, &encode(&stamp)) {
+        for volume in self.volumes.iter().filter(|volume| volume.works()) {
+            let written = volume.run(move |dir| {
+                dir.check_identity().and_then(|()| dir.write_small(NAMESPACE, &encode(&stamp)))
+            });
+            match written {
                 Ok(()) => kept = true,
                 // The state of the disk shows in its health; a full one keeps an older stamp.
                 Err(error) => {
-                    tracing::debug!(dir = %dir.path().display(), %error, "cannot write {NAMESPACE}")
+                    tracing::debug!(dir = %volume.dir().path().display(), %error, "cannot write {NAMESPACE}")
                 }
             }
         }

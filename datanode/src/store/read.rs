@@ -47,7 +47,7 @@ impl Store {
     /// `NotFound`, or `Rotten` after the chunk was moved to quarantine.
     pub(crate) fn read(&self, id: ChunkId, offset: u32, length: u32) -> Result<Range, StoreError> {
         let place = self.place(id)?;
-        self.judged(id, place, |file| {
+        self.judged(id, place, move |file| {
             let block = BLOCK_SIZE as u32;
             let start = offset / block * block;
             let end = u64::from(offset.saturating_add(length)).next_multiple_of(BLOCK_SIZE);
@@ -64,7 +64,7 @@ impl Store {
     /// `NotFound`, or `Rotten` after the chunk was moved to quarantine.
     pub(crate) fn verify(&self, id: ChunkId) -> Result<u32, StoreError> {
         let place = self.place(id)?;
-        self.judged(id, place, |file| {
+        self.judged(id, place, move |file| {
             file.drop_cache();
             let (trailer, data) = read_whole(file, id, place)?;
             file.drop_cache();
@@ -89,40 +89,51 @@ impl Store {
 
     /// The trailer of a chunk that the caller has claimed, so that nothing is moved here.
     pub(super) fn trailer(&self, id: ChunkId, place: Place) -> Result<Trailer, StoreError> {
-        let dir = &self.dirs[usize::from(place.dir)];
-        let read = dir.open_chunk(id).map_err(from_io).and_then(|file| {
-            let bytes =
-                file.read(place.length.into(), trailer_size(place.length) as usize).map_err(from_io)?;
-            Ok(Trailer::decode(&bytes, id, place.length)?)
+        let read = self.volumes[usize::from(place.dir)].run(move |dir| {
+            dir.open_chunk(id)?.read(place.length.into(), trailer_size(place.length) as usize)
         });
-        read.map_err(|failure| failure.into_error(id))
+        let trailer = read.map_err(from_io).and_then(|bytes| Ok(Trailer::decode(&bytes, id, place.length)?));
+        trailer.map_err(|failure| failure.into_error(id))
+    }
+
+    /// Gives a directory up that is gone, or that fails read after read.
+    fn read_failed(&self, number: u16, error: &io::Error) {
+        let health = &self.volumes[usize::from(number)].health;
+        let gone = error.kind() == io::ErrorKind::StaleNetworkFileHandle;
+        if gone {
+            health.fail(&error.to_string());
+        }
+        if gone || (judge(error) == Verdict::Broken && health.read_failed(error)) {
+            self.give_up(number);
+        }
     }
 
     /// Opens a chunk, reads from it, and deals with what is wrong.
-    fn judged<T>(
+    fn judged<T: Send + 'static>(
         &self,
         id: ChunkId,
         place: Place,
-        read: impl FnOnce(&dyn DiskFile) -> Result<T, Failure>,
+        read: impl FnOnce(&dyn DiskFile) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let dir = &self.dirs[usize::from(place.dir)];
-        let failed = |e: io::Error| {
-            if judge(&e) == Verdict::Broken && dir.health.read_failed(&e) {
-                self.give_up(place.dir);
-            }
-            from_io(e)
-        };
-        let outcome = match dir.open_chunk(id) {
-            Ok(file) => read(file.as_ref()).map_err(|f| match f {
-                Failure::Io(e) => failed(e),
+        let volume = &self.volumes[usize::from(place.dir)];
+        let outcome = volume.run(move |dir| {
+            let read = dir.open_chunk(id).map_err(Failure::Io).and_then(|file| read(file.as_ref()));
+            Ok(match read {
+                // One file may be missing; when the directory is, all of them are.
+                Err(Failure::Io(e)) if e.kind() == io::ErrorKind::NotFound => {
+                    Err(Failure::Io(dir.check_identity().err().unwrap_or(e)))
+                }
                 other => other,
-            }),
-            Err(e) => Err(failed(e)),
-        };
-        let failure = match outcome {
+            })
+        });
+        let failure = match outcome.unwrap_or_else(|e| Err(Failure::Io(e))) {
             Ok(value) => {
-                dir.health.read_succeeded();
+                volume.health.read_succeeded();
                 return Ok(value);
+            }
+            Err(Failure::Io(e)) => {
+                self.read_failed(place.dir, &e);
+                from_io(e)
             }
             Err(failure) => failure,
         };

@@ -1,10 +1,13 @@
 //! What the store tells about itself.
 
+use super::volume::Volume;
 use super::{LARGEST_FILE, Store};
 use quarry_common::ids::ChunkId;
+use quarry_common::wire::cluster::{DISKS_MAX, DiskState, DiskStatus};
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Bad chunks that wait to be reported. If there are more, the groups' digests tell the rest.
@@ -19,7 +22,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(super) fn add(&self, ids: impl IntoIterator<Item = ChunkId>) {
-        let mut bad = self.bad.lock().expect("no thread panics while it holds the lock");
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         let room = BAD_MAX.saturating_sub(bad.len());
         bad.extend(ids.into_iter().take(room));
         drop(bad);
@@ -28,18 +31,12 @@ impl Report {
 
     /// Up to `limit` of them.
     pub(crate) fn some(&self, limit: usize) -> Vec<ChunkId> {
-        self.bad
-            .lock()
-            .expect("no thread panics while it holds the lock")
-            .iter()
-            .take(limit)
-            .copied()
-            .collect()
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).iter().take(limit).copied().collect()
     }
 
     /// Forgets those that are reported.
     pub(crate) fn done(&self, ids: &[ChunkId]) {
-        let mut bad = self.bad.lock().expect("no thread panics while it holds the lock");
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         ids.iter().for_each(|id| {
             bad.remove(id);
         });
@@ -60,6 +57,8 @@ pub(crate) struct Figures {
     pub(crate) bytes: u64,
     pub(crate) trouble: String,
     pub(crate) writable: bool,
+    /// For how long no disk has worked; `None` while one does.
+    pub(crate) disks_out: Option<Duration>,
     pub(crate) scrubbed: (u64, u64),
 }
 
@@ -69,20 +68,13 @@ impl Store {
         &self.report
     }
 
-    /// Asks the file systems how much room there is. May block for long when a disk hangs.
-    pub(crate) fn refresh(&self) {
-        for dir in self.dirs.iter().filter(|d| !d.health.is_failed()) {
-            dir.refresh();
-        }
-    }
-
     /// From what is known already: never touches a disk.
     pub(crate) fn figures(&self) -> Figures {
         let (mut capacity, mut free, mut writable) = (0u64, 0u64, false);
         let mut devices = HashSet::new();
-        for dir in &self.dirs {
-            let Some(space) = dir.health.space() else { continue };
-            let room = dir.health.room();
+        for volume in &self.volumes {
+            let Some(space) = volume.health.space() else { continue };
+            let room = volume.room();
             writable |= room >= LARGEST_FILE;
             // Directories may share a file system.
             if devices.insert(space.device) {
@@ -101,16 +93,46 @@ impl Store {
             writable &= left >= LARGEST_FILE;
         }
         let scrubbed = (self.scrubbed.load(Ordering::Relaxed), self.rotten.load(Ordering::Relaxed));
-        Figures { capacity, free, chunks, bytes, trouble: self.trouble(), writable, scrubbed }
+        // The disk that failed last was the last one that worked.
+        let disks_out = self.volumes.iter().map(Volume::out_for).min().flatten();
+        let trouble = self.trouble();
+        Figures { capacity, free, chunks, bytes, trouble, writable, disks_out, scrubbed }
+    }
+
+    /// How each disk is, from what is known already.
+    pub(crate) fn disks(&self) -> Vec<DiskStatus> {
+        let slow = self.slow_disks();
+        let status = |(number, volume): (u16, &Volume)| {
+            let load = volume.load();
+            let state = if volume.health.is_failed() {
+                DiskState::Failed
+            } else if volume.is_stalled() {
+                DiskState::Stalled
+            } else if volume.room() < LARGEST_FILE {
+                DiskState::Full
+            } else if slow.contains(&number) {
+                DiskState::Slow
+            } else {
+                DiskState::Working
+            };
+            DiskStatus {
+                path: volume.dir().path().display().to_string(),
+                state,
+                trouble: volume.trouble(LARGEST_FILE).unwrap_or_default(),
+                oldest_ms: millis(load.oldest),
+                latency_us: u64::try_from(load.latency.as_micros()).unwrap_or(u64::MAX),
+                errors: volume.health.errors(),
+            }
+        };
+        (0..).zip(&self.volumes).take(DISKS_MAX).map(status).collect()
     }
 
     /// What is wrong with the directories; empty when all is well.
     pub(super) fn trouble(&self) -> String {
-        let dirs = self.dirs.iter();
-        let mut all: Vec<String> = dirs
-            .filter_map(|d| {
-                d.health.trouble(LARGEST_FILE).map(|why| format!("{}: {why}", d.path().display()))
-            })
+        let mut all: Vec<String> = self
+            .volumes
+            .iter()
+            .filter_map(|v| v.trouble(LARGEST_FILE).map(|why| format!("{}: {why}", v.dir().path().display())))
             .collect();
         if let Some(limit) = self.limit
             && limit.saturating_sub(self.index().file_bytes()) < LARGEST_FILE
@@ -119,4 +141,8 @@ impl Store {
         }
         all.join("; ")
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

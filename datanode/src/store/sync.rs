@@ -2,11 +2,12 @@
 
 use super::Store;
 use super::claims::Claim;
+use super::dir::Synced;
 use super::error::StoreError;
 use super::health::{Verdict, judge};
 use super::index::Place;
-use quarry_common::ids::{ChunkId, PgId};
-use std::collections::{BTreeMap, BTreeSet};
+use quarry_common::ids::ChunkId;
+use std::collections::BTreeMap;
 use std::io;
 
 /// Files that are open at once for a sync.
@@ -54,37 +55,27 @@ impl Store {
     }
 
     fn sync_in(&self, number: u16, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let dir = &self.dirs[usize::from(number)];
+        let volume = &self.volumes[usize::from(number)];
         let mut outcome = Ok(());
-        let mut done = Vec::with_capacity(ids.len());
-        let mut groups: BTreeSet<PgId> = BTreeSet::new();
         for batch in ids.chunks(BATCH) {
-            // All are on their way before the first is waited for: the journal then commits them together, in a third of
-            // the time. (A sync of the whole file system would be faster still for small files, but waits for whatever
-            // others wrote to it.)
-            let files: Vec<_> = batch.iter().map(|id| (*id, dir.open_chunk(*id))).collect();
-            files.iter().filter_map(|(_, file)| file.as_ref().ok()).for_each(|file| file.begin_sync());
-            for (id, file) in files {
-                match file.and_then(|file| file.sync()) {
-                    Ok(()) => {
-                        done.push(id);
-                        groups.insert(id.pg());
-                    }
-                    Err(e) => outcome = Err(self.sync_failed(id, number, e)),
-                }
+            let batch = batch.to_vec();
+            let synced = volume.run_long(move |dir, progress| dir.sync(&batch, progress));
+            let Synced { durable, failed, unnamed } = synced.map_err(|source| StoreError::Io {
+                what: format!("cannot sync chunks in {}", volume.dir().path().display()),
+                source,
+            })?;
+            self.synced(&durable);
+            for (id, e) in failed {
+                outcome = Err(self.sync_failed(id, number, e));
             }
-        }
-        for pg in groups {
-            if let Err(e) = dir.sync_group(pg) {
-                // The names may be gone after a power failure, the content is there: report, and try again later.
-                tracing::error!(%pg, dir = %dir.path().display(), error = %e, "cannot sync a placement group's directory");
-                dir.health.write_failed(&e);
-                done.retain(|id| id.pg() != pg);
+            for (pg, e) in unnamed {
+                // Tried again later.
+                tracing::error!(%pg, dir = %volume.dir().path().display(), error = %e, "cannot sync a placement group's directory");
+                volume.health.write_failed(&e);
                 outcome =
                     Err(StoreError::Io { what: format!("cannot sync placement group {pg}"), source: e });
             }
         }
-        self.synced(&done);
         outcome
     }
 
@@ -101,13 +92,15 @@ impl Store {
 
     /// Makes one chunk durable that the caller has claimed.
     pub(super) fn sync_one(&self, claim: &Claim<'_>, place: Place) -> Result<(), StoreError> {
-        let (id, dir) = (claim.id(), &self.dirs[usize::from(place.dir)]);
-        dir.open_chunk(id).and_then(|file| file.sync()).and_then(|()| dir.sync_group(id.pg())).map_err(
-            |source| {
-                dir.health.write_failed(&source);
-                StoreError::Io { what: format!("cannot sync chunk {id}"), source }
-            },
-        )?;
+        let (id, volume) = (claim.id(), &self.volumes[usize::from(place.dir)]);
+        let io = |source| StoreError::Io { what: format!("cannot sync chunk {id}"), source };
+        let Synced { failed, unnamed, .. } =
+            volume.run_long(move |dir, progress| dir.sync(&[id], progress)).map_err(io)?;
+        let failed = failed.into_iter().map(|(_, e)| e).chain(unnamed.into_iter().map(|(_, e)| e)).next();
+        if let Some(source) = failed {
+            volume.health.write_failed(&source);
+            return Err(io(source));
+        }
         self.synced(&[id]);
         Ok(())
     }
@@ -115,7 +108,7 @@ impl Store {
     /// After a failed sync nobody knows what is on the disk, and a second sync would say that all is well: the kernel
     /// has dropped the pages. So the chunk is given up.
     fn sync_failed(&self, id: ChunkId, number: u16, error: io::Error) -> StoreError {
-        let dir = &self.dirs[usize::from(number)];
+        let volume = &self.volumes[usize::from(number)];
         let claim = self.claims.take(id);
         if self.index().place(id).is_none() {
             return StoreError::NotFound(id);
@@ -123,7 +116,7 @@ impl Store {
         if judge(&error) == Verdict::Neither && error.kind() != io::ErrorKind::NotFound {
             return StoreError::Io { what: format!("cannot sync chunk {id}"), source: error };
         }
-        dir.health.write_failed(&error);
+        volume.health.write_failed(&error);
         let why = format!("it could not be synced: {error}");
         self.quarantine(&claim, &why);
         StoreError::Rotten { id, why }

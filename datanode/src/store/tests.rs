@@ -15,7 +15,7 @@ fn id(pg: u32, sequence: u64) -> ChunkId {
     ChunkId::new(PgId(pg), sequence)
 }
 
-fn options(dirs: &[&str]) -> Options {
+pub(super) fn options(dirs: &[&str]) -> Options {
     Options {
         dirs: dirs.iter().map(PathBuf::from).collect(),
         owner: Owner { cluster: "test".into(), node: NodeId(1) },
@@ -24,7 +24,7 @@ fn options(dirs: &[&str]) -> Options {
     }
 }
 
-fn open_with(disk: &FaultyDisk, options: &Options) -> Result<Store, OpenError> {
+pub(super) fn open_with(disk: &FaultyDisk, options: &Options) -> Result<Store, OpenError> {
     Store::open(Arc::new(disk.clone()), options, 7)
 }
 
@@ -33,7 +33,7 @@ fn open(disk: &FaultyDisk) -> Store {
 }
 
 /// Content that differs from chunk to chunk.
-fn data(id: ChunkId, length: usize) -> Bytes {
+pub(super) fn data(id: ChunkId, length: usize) -> Bytes {
     (0..length).map(|i| (GroupDigest::mix(ChunkId(id.0 ^ (i as u64 / 8))) >> (i % 8 * 8)) as u8).collect()
 }
 
@@ -41,13 +41,13 @@ fn trailer(id: ChunkId, data: &[u8]) -> Trailer {
     Trailer { id, length: data.len() as u32, sha256: sha256(data), block_crcs: block_crcs(data) }
 }
 
-fn put(store: &Store, id: ChunkId, length: usize, durable: bool) -> Result<(), StoreError> {
+pub(super) fn put(store: &Store, id: ChunkId, length: usize, durable: bool) -> Result<(), StoreError> {
     let data = data(id, length);
     let (one, two) = (data.slice(..length / 2), data.slice(length / 2..));
     store.put(&trailer(id, &data), &[one, two], durable)
 }
 
-fn read_all(store: &Store, id: ChunkId) -> Result<Bytes, StoreError> {
+pub(super) fn read_all(store: &Store, id: ChunkId) -> Result<Bytes, StoreError> {
     store.read(id, 0, u32::MAX).map(|r| r.data)
 }
 
@@ -55,7 +55,7 @@ fn file_of(id: ChunkId) -> PathBuf {
     Path::new("/a/data_blocks").join(id.pg().to_string()).join(id.to_string())
 }
 
-fn ids(store: &Store) -> Vec<ChunkId> {
+pub(super) fn ids(store: &Store) -> Vec<ChunkId> {
     let mut all = Vec::new();
     while let Some((id, _)) = store.next(all.last().copied()) {
         all.push(id);
@@ -272,7 +272,7 @@ fn a_full_disk_is_served_after_a_restart() {
     assert_eq!(read_all(&store, id(1, 1)).unwrap(), data(id(1, 1), 100));
     // Without the note that the store is open, a loss of power must still be noticed.
     disk.size(Path::new("/a"), 1 << 30);
-    store.refresh();
+    store.tend(0);
     put(&store, id(1, 3), 70_000, false).unwrap();
     for seed in 0..20 {
         disk.lose_power(seed);

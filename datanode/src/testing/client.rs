@@ -57,7 +57,15 @@ impl Asker {
         chain: &[Endpoint],
     ) -> DataResponse {
         let data = data(id, length);
-        self.write(WriteChunk { durable, chain: chain.to_vec(), ..chunk(id, &data) }, data).await
+        self.write(
+            WriteChunk {
+                durable,
+                chain: chain.iter().map(|member| member.node).collect(),
+                ..chunk(id, &data)
+            },
+            data,
+        )
+        .await
     }
 
     pub(crate) async fn read(&self, id: ChunkId, offset: u32, length: u32) -> (DataResponse, Bytes) {

@@ -1,8 +1,9 @@
 //! A NameNode that notes what it is told.
 
-use quarry_common::ids::{ChunkId, NamespaceId};
+use quarry_common::ids::{ChunkId, Epoch, NamespaceId, NodeId, PgId};
 use quarry_common::wire::cluster::{
-    Heartbeat, NamespaceStamp, NodeReply, NodeRequest, Placement, RegisterNode,
+    DiskStatus, Group, Heartbeat, Member, MemberState, NamespaceStamp, Node, NodeReply, NodeRequest,
+    NodeState, Placement, RegisterNode, Replication,
 };
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_net::frame;
@@ -23,12 +24,16 @@ pub(crate) struct Told {
     pub(crate) registered: Vec<RegisterNode>,
     pub(crate) heartbeats: Vec<Heartbeat>,
     pub(crate) bad: Vec<ChunkId>,
+    /// The last report of each node that reported.
+    pub(crate) disks: Vec<DiskStatus>,
 }
 
 struct Shared {
     told: watch::Sender<Told>,
     chunks: Mutex<BTreeMap<ChunkId, ChunkInfo>>,
     placement: Mutex<Placement>,
+    /// Nodes that registered, and where each is.
+    nodes: Mutex<BTreeMap<NodeId, String>>,
     connections: Mutex<Vec<Arc<dyn Connection>>>,
 }
 
@@ -46,6 +51,7 @@ impl FakeNameNode {
             told: watch::Sender::new(Told::default()),
             chunks: Mutex::default(),
             placement: Mutex::default(),
+            nodes: Mutex::default(),
             connections: Mutex::default(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -94,10 +100,33 @@ async fn accept(listener: Box<dyn Listener>, shared: Arc<Shared>) {
     }
 }
 
+impl Shared {
+    /// What a test has set; besides it all registered nodes, which all belong to group 1.
+    fn placement(&self) -> Placement {
+        let mut placement = self.placement.lock().unwrap().clone();
+        let nodes = self.nodes.lock().unwrap();
+        let member = |node: &NodeId| Member { node: *node, state: MemberState::Serving };
+        placement.groups.push(Group {
+            id: PgId(1),
+            epoch: Epoch(1),
+            replication: Replication::All,
+            members: nodes.keys().map(member).collect(),
+        });
+        let healthy = |(id, address): (&NodeId, &String)| Node {
+            id: *id,
+            address: address.clone(),
+            state: NodeState::Healthy,
+        };
+        placement.nodes.extend(nodes.iter().map(healthy));
+        placement
+    }
+}
+
 impl Service<NodeProtocol> for Shared {
     fn handle(&self, _peer: &Peer<NodeProtocol>, request: NodeRequest, reply: Replier<NodeProtocol>) {
         reply.send(Ok(match request {
             NodeRequest::Register { node: register, .. } => {
+                self.nodes.lock().unwrap().insert(register.node, register.address.clone());
                 self.told.send_modify(|told| told.registered.push(register));
                 NodeReply::Registered { cluster: "test".into(), heartbeat_interval_ms: 50, stamp: STAMP }
             }
@@ -105,8 +134,12 @@ impl Service<NodeProtocol> for Shared {
                 self.told.send_modify(|told| told.bad.extend(ids));
                 NodeReply::Done
             }
+            NodeRequest::ReportDisks(disks) => {
+                self.told.send_modify(|told| told.disks = disks);
+                NodeReply::Done
+            }
             NodeRequest::Namespace => NodeReply::Namespace(STAMP),
-            NodeRequest::Placement => NodeReply::Placement(self.placement.lock().unwrap().clone()),
+            NodeRequest::Placement => NodeReply::Placement(self.placement()),
             NodeRequest::Chunks(ids) => {
                 let known = self.chunks.lock().unwrap();
                 NodeReply::Chunks(ids.iter().filter_map(|id| known.get(id).copied()).collect())

@@ -46,6 +46,9 @@ fn node_events(
                 format!("DataNode {id} is dead: its replicas are restored elsewhere."),
             ));
         }
+        (_, NodeState::Failing) => {
+            events.push((Severity::Error, format!("None of the disks of DataNode {id} works.")));
+        }
         (_, NodeState::Full) => {
             events.push((Severity::Warning, format!("DataNode {id} takes no new chunks.")));
         }

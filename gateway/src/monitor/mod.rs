@@ -247,6 +247,7 @@ mod tests {
             capacity: 0,
             free: 0,
             trouble: String::new(),
+            disks: Vec::new(),
             scrubbed: (0, 0),
             mode: NodeMode::Active,
             groups: 1,

@@ -33,6 +33,7 @@ pub(crate) fn node_state(state: NodeState) -> &'static str {
         NodeState::Suspect => "suspect",
         NodeState::Dead => "dead",
         NodeState::Full => "full",
+        NodeState::Failing => "failing",
     }
 }
 

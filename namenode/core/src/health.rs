@@ -13,6 +13,8 @@ pub struct NodeView {
     pub rack: String,
     /// Milliseconds since its last heartbeat; `None` if there was none since this NameNode started.
     pub heartbeat_age_ms: Option<u64>,
+    /// Milliseconds for which none of its disks has worked, by its last heartbeat; `None` while one does.
+    pub disks_out_ms: Option<u64>,
     /// Takes new chunks, by its last heartbeat.
     pub writable: bool,
     /// Bytes of all its data directories.
@@ -59,9 +61,10 @@ impl Timing {
     /// How a node is.
     ///
     /// A node not heard since the start may have been beating all along, so the silence counts from the start, and
-    /// until it is long enough nothing is known.
+    /// until it is long enough nothing is known. A node whose disks are out is of no more use than a silent one, and what is
+    /// done about a silent one is done about it, after the same times.
     pub fn health(&self, node: &NodeView) -> Health {
-        let silence = node.heartbeat_age_ms.unwrap_or(self.uptime_ms);
+        let silence = node.heartbeat_age_ms.unwrap_or(self.uptime_ms).max(node.disks_out_ms.unwrap_or(0));
         if silence >= self.dead_after_ms {
             Health::Dead
         } else if silence >= self.suspect_after_ms {
@@ -76,7 +79,9 @@ impl Timing {
     /// The node's state as clients and the operator see it. An unknown node is shown healthy: its silence has not
     /// lasted long enough to hold it against it.
     pub fn state(&self, node: &NodeView) -> NodeState {
+        let beats = node.heartbeat_age_ms.is_some_and(|age| age < self.suspect_after_ms);
         match self.health(node) {
+            Health::Suspect | Health::Dead if beats => NodeState::Failing,
             Health::Healthy if !node.writable => NodeState::Full,
             Health::Healthy | Health::Unknown => NodeState::Healthy,
             Health::Suspect => NodeState::Suspect,
@@ -117,6 +122,7 @@ mod tests {
             node: NodeId(1),
             rack: String::new(),
             heartbeat_age_ms: None,
+            disks_out_ms: None,
             writable: true,
             capacity: 0,
             free: 0,
@@ -134,5 +140,29 @@ mod tests {
         assert_eq!(Timing::at(15_000).state(&node), NodeState::Full);
         node.heartbeat_age_ms = Some(3_000);
         assert_eq!(Timing::at(15_000).state(&node), NodeState::Suspect);
+    }
+
+    #[test]
+    fn a_node_whose_disks_are_out_counts_as_silent_and_is_shown_as_failing() {
+        let mut node = NodeView {
+            node: NodeId(1),
+            rack: String::new(),
+            heartbeat_age_ms: Some(100),
+            disks_out_ms: Some(2_999),
+            writable: false,
+            capacity: 0,
+            free: 0,
+            bytes: 0,
+            draining: false,
+            excused: false,
+        };
+        let timing = Timing::at(60_000);
+        assert_eq!((timing.health(&node), timing.state(&node)), (Health::Healthy, NodeState::Full));
+        node.disks_out_ms = Some(3_000);
+        assert_eq!((timing.health(&node), timing.state(&node)), (Health::Suspect, NodeState::Failing));
+        node.disks_out_ms = Some(15_000);
+        assert_eq!((timing.health(&node), timing.state(&node)), (Health::Dead, NodeState::Failing));
+        node.heartbeat_age_ms = Some(3_000);
+        assert_eq!(timing.state(&node), NodeState::Dead);
     }
 }

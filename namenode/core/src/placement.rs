@@ -202,6 +202,7 @@ mod tests {
             node: NodeId(id),
             rack: String::new(),
             heartbeat_age_ms: Some(100),
+            disks_out_ms: None,
             writable: true,
             capacity: 1000 * CHUNK_SIZE,
             free: 500 * CHUNK_SIZE,

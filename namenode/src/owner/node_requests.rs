@@ -40,6 +40,10 @@ impl Owner {
                 self.reported_bad(node, &ids);
                 reply.send(Ok(NodeReply::Done));
             }
+            NodeRequest::ReportDisks(disks) => {
+                self.topology.nodes.reported_disks(node, disks);
+                reply.send(Ok(NodeReply::Done));
+            }
             NodeRequest::Placement => {
                 reply.send(Ok(NodeReply::Placement(self.topology.nodes.placement().clone())));
             }

@@ -3,7 +3,8 @@
 use super::registrations::Registrations;
 use quarry_common::ids::{Epoch, NodeId, PgId};
 use quarry_common::wire::cluster::{
-    Group, GroupDigest, Heartbeat, MemberState, Node, NodeMode, NodeState, NodeStatus, Placement, Replication,
+    DISKS_MAX, DiskStatus, Group, GroupDigest, Heartbeat, MemberState, Node, NodeMode, NodeState, NodeStatus,
+    Placement, Replication,
 };
 use quarry_common::wire::fs::Timestamp;
 use quarry_namenode_core::{Health, NodeRecord, NodeView, State, StateError, Timing};
@@ -28,6 +29,8 @@ pub(crate) struct Nodes {
     beats: BTreeMap<NodeId, Beat>,
     /// The connection that speaks for each node.
     pub(super) registrations: Registrations,
+    /// What each node last reported of its disks.
+    disks: BTreeMap<NodeId, Vec<DiskStatus>>,
     placement: Placement,
     /// Members whose sync is complete, with the epoch in which it began.
     synced: BTreeSet<(PgId, Epoch, NodeId)>,
@@ -63,6 +66,7 @@ impl Nodes {
             groups: Vec::new(),
             beats: BTreeMap::new(),
             registrations: Registrations::default(),
+            disks: BTreeMap::new(),
             placement: Placement::default(),
             synced: BTreeSet::new(),
             policies: BTreeSet::new(),
@@ -81,6 +85,7 @@ impl Nodes {
         self.groups = state.groups()?;
         let records = &self.records;
         self.beats.retain(|node, _| records.iter().any(|r| r.node == *node));
+        self.disks.retain(|node, _| records.iter().any(|r| r.node == *node));
         let groups = &self.groups;
         self.synced.retain(|(pg, epoch, _)| groups.iter().any(|g| g.id == *pg && g.epoch == *epoch));
         Ok(())
@@ -133,6 +138,14 @@ impl Nodes {
     /// The changes were carried out, or not.
     pub(crate) fn decided(&mut self) {
         self.deciding.clear();
+    }
+
+    /// A node reported how its disks are.
+    pub(crate) fn reported_disks(&mut self, node: NodeId, mut disks: Vec<DiskStatus>) {
+        disks.truncate(DISKS_MAX);
+        if self.record(node).is_some() {
+            self.disks.insert(node, disks);
+        }
     }
 
     fn is_member(&self, pg: PgId, node: NodeId) -> bool {
@@ -322,6 +335,7 @@ impl Nodes {
                     capacity: last.map_or(0, |h| h.capacity),
                     free: last.map_or(0, |h| h.free),
                     trouble: last.map_or_else(String::new, |h| h.trouble.clone()),
+                    disks: self.disks.get(&record.node).cloned().unwrap_or_default(),
                     scrubbed: last.map_or((0, 0), |h| h.scrubbed),
                     mode: record.mode,
                     groups: self.groups_of(record.node) as u64,
@@ -363,6 +377,7 @@ impl Nodes {
             node: record.node,
             rack: record.rack.clone(),
             heartbeat_age_ms: beat.map(|b| millis(now.saturating_duration_since(b.at))),
+            disks_out_ms: beat.and_then(|b| b.last.disks_out_ms),
             writable: beat.is_none_or(|b| b.last.writable),
             capacity: beat.map_or(0, |b| b.last.capacity),
             free: beat.map_or(0, |b| b.last.free),

@@ -7,7 +7,7 @@ use super::{Round, Tools, Worker};
 use crate::events::Stopped;
 use crate::owner::Eviction;
 use async_trait::async_trait;
-use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::ids::{ChunkId, Epoch, PgId};
 use quarry_common::wire::data::Endpoint;
 use quarry_datanode_client::CallError;
 use std::collections::BTreeSet;
@@ -96,7 +96,8 @@ impl Evictor {
     ) -> Result<(), EvictError> {
         tracing::warn!(%pg, node = %target.node, chunks, "a node that left a group has chunks that a member lacks");
         for member in members {
-            let pulled = self.tools.datanodes.sync_group(member, pg, target.clone()).await?;
+            // No epoch: this sync promotes no member.
+            let pulled = self.tools.datanodes.sync_group(member, (pg, Epoch(0)), target.node).await?;
             tracing::info!(%pg, node = %member.node, pulled = pulled.pulled, "pulled from a node that left");
             self.rescued += pulled.pulled;
         }

@@ -104,7 +104,7 @@ fn key(heal: &Heal) -> Key {
 async fn sync(tools: &Tools, heal: &Heal, source: Endpoint) -> bool {
     let (pg, epoch, node) = key(heal);
     let from = source.node;
-    let failed = match tools.datanodes.sync_group(&heal.member, pg, source).await {
+    let failed = match tools.datanodes.sync_group(&heal.member, (pg, epoch), from).await {
         Ok(Pulled { pulled, failed }) => {
             tracing::info!(%pg, %node, source = %from, pulled, failed = failed.len(), "synced");
             failed

@@ -308,6 +308,7 @@ async fn beat(connection: Arc<dyn Connection>, writable: watch::Receiver<bool>) 
             bytes: 0,
             trouble: String::new(),
             writable: *writable.borrow(),
+            disks_out_ms: None,
             scrubbed: (0, 0),
             groups: Vec::new(),
         };

@@ -7,7 +7,7 @@
 
 mod content;
 
-use super::{Disk, DiskFile, Entry, Space};
+use super::{Disk, DiskFile, Entry, Identity, Space};
 use bytes::Bytes;
 use content::{Content, SECTOR};
 use rand::rngs::StdRng;
@@ -439,6 +439,15 @@ impl Disk for FaultyDisk {
             }
         }
         Ok(())
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let state = self.state();
+        state.check(path, Calls::Reads)?;
+        match state.node(path) {
+            Some(Node::File(number)) => Ok(Identity { device: 0, inode: number as u64 }),
+            _ => Err(Errno::NOENT.into()),
+        }
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

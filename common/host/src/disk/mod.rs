@@ -61,6 +61,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// Those of syncfs(2).
     fn sync_all(&self, path: &Path) -> io::Result<()>;
+    /// Which file a name stands for: another one after the file was replaced, or its file system unmounted.
+    ///
+    /// # Errors
+    /// Those of stat(2).
+    fn identity(&self, path: &Path) -> io::Result<Identity>;
     /// How large and how full the file system is.
     ///
     /// # Errors
@@ -127,6 +132,15 @@ pub struct Entry {
     pub is_dir: bool,
     /// The length of a file in bytes.
     pub size: u64,
+}
+
+/// Tells files apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The file system's device.
+    pub device: u64,
+    /// The file's inode number.
+    pub inode: u64,
 }
 
 /// The space of a file system.

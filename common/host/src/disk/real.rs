@@ -1,6 +1,6 @@
 //! The machine's disks.
 
-use super::{Disk, DiskFile, Entry, Space};
+use super::{Disk, DiskFile, Entry, Identity, Space};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FlockOperation};
@@ -63,6 +63,11 @@ impl Disk for RealDisk {
 
     fn sync_all(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let metadata = fs::metadata(path)?;
+        Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

@@ -13,6 +13,7 @@ fn node(id: u32, age: Option<u64>) -> NodeView {
         node: NodeId(id),
         rack: String::new(),
         heartbeat_age_ms: age,
+        disks_out_ms: None,
         writable: true,
         capacity: 1 << 40,
         free: 1 << 39,
