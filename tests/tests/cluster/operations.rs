@@ -109,6 +109,9 @@ fn the_documents_lead_to_a_cluster_that_works() {
         fs::write(root.join(format!("etc/quarry/{role}.toml")), local(block(&format!("{role}.toml"))))
             .unwrap();
     }
+    let format = block("format").replace("quarry: ", &format!("{SERVICE}:{SERVICE} "));
+    let format = format.replace(" /etc/", &format!(" {}/etc/", root.display()));
+    shell(root, &with_quarry(&format.replace(" /var/", &format!(" {}/var/", root.display()))));
     let _namenode = Service::start(root, "namenode");
     let _datanode = Service::start(root, "datanode");
     let config = root.join("etc/quarry/client.toml").display().to_string();
