@@ -378,6 +378,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         identity::init_ca(&dir.path().join("ca"), "quarry").unwrap();
         assert_eq!(Layout::open_or_make(dir.path(), None, Some(1), None).unwrap().datanodes(), 1);
+        // The last step of all is lost.
+        std::fs::remove_file(dir.path().join("cluster.toml")).unwrap();
+        assert_eq!(Layout::open_or_make(dir.path(), None, Some(2), None).unwrap().datanodes(), 2);
     }
 
     #[test]

@@ -42,14 +42,16 @@ fn folders(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
 }
 
-/// Without `cluster.toml` a folder is new, unless there is data: a new authority and new ports would cut it off for good.
+/// Without `cluster.toml` a folder is new, unless a server has run on it: a new authority and new ports would cut its data off for
+/// good. A file system that was made and never served has no log.
 pub(super) fn refuse_orphaned(dir: &Path) -> anyhow::Result<()> {
-    let data = folders(dir)?.into_iter().map(|f| f.join("data")).find(|data| data.exists());
-    match data {
-        Some(data) => bail!(
+    let datanodes = folders(dir)?.into_iter().filter(|f| !f.ends_with("namenode")).map(|f| f.join("data"));
+    let mut signs = datanodes.chain([dir.join("namenode/data/log")]);
+    match signs.find(|sign| sign.exists()) {
+        Some(sign) => bail!(
             "{} is missing, but there is data in {}; restore the file from a backup, or move the folder away to begin anew",
             dir.join("cluster.toml").display(),
-            data.display()
+            sign.display()
         ),
         None => Ok(()),
     }
