@@ -81,7 +81,7 @@ pub(crate) struct NewHome {
 impl NewHome {
     /// Takes a directory that holds no file system; it is made if it is missing.
     pub(crate) fn prepare(disk: &dyn Disk, dir: &Path) -> anyhow::Result<Self> {
-        disk.create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        crashsafe::create_dir(disk, dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let home = Home { dir: dir.to_owned(), _lock: lock(disk, dir)? };
         let names: Vec<String> = disk
             .list(dir)

@@ -49,13 +49,23 @@ pub fn rename_durable(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()>
     disk.sync_dir(parent(to))
 }
 
-/// Makes a directory, durably. Those above it are made as well, but only the last one's name is synced.
+/// Makes a directory and those above it, durably; one that is there already is fine.
 ///
 /// # Errors
 /// Those of mkdir(2) and fsync(2).
 pub fn create_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let is_missing = |dir: &&Path| dir.parent().is_some() && disk.list(dir).is_err();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     disk.create_dir(path)?;
-    disk.sync_dir(parent(path))
+    for made in missing {
+        disk.sync_dir(parent(made))?;
+    }
+    match disk.sync_dir(parent(path)) {
+        // A process that was killed may have made the directory and not synced its name. Where this process may not even look,
+        // an administrator made it.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
 }
 
 /// The directory that a path is in; the current one for a bare name.
@@ -88,6 +98,16 @@ mod tests {
         assert_eq!(read_file(&RealDisk, &path, 3).unwrap().unwrap(), b"new");
         assert_eq!(read_file(&RealDisk, &path, 2).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_directory_outlives_a_loss_of_power_with_those_above_it() {
+        let disk = FaultyDisk::default();
+        create_dir(&disk, Path::new("/a/b/c")).unwrap();
+        create_dir(&disk, Path::new("/a/b/c")).unwrap();
+        write_file(&disk, Path::new("/a/b/c/f"), b"content").unwrap();
+        let disk = disk.after_power_loss(Survival::Each(0.0), 0);
+        assert_eq!(read_file(&disk, Path::new("/a/b/c/f"), 10).unwrap().unwrap(), b"content");
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl DataDir {
         // The lock of a directory that is gone keeps its disk busy, and one on a file that was replaced locks nothing.
         self.opened().lock = None;
         if create {
-            self.disk.create_dir(&self.path)?;
+            crashsafe::create_dir(self.disk.as_ref(), &self.path)?;
         } else if let Err(e) = self.disk.identity(&self.path.join(meta::META)) {
             // It may be a mount point without its disk: not even the lock file is written below it.
             return if e.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(e.into()) };
