@@ -30,6 +30,7 @@ fn node(id: u32, disks: u64, racks: u32) -> NodeView {
         bytes: 0,
         draining: false,
         excused: false,
+        disks_out_ms: None,
     }
 }
 
