@@ -81,7 +81,7 @@ pub(crate) fn router(gateway: Shared) -> Router {
     Router::new()
         .merge(api::pages())
         .nest("/api/v1", api::router())
-        .nest("/webhdfs/v1", webhdfs::router())
+        .merge(webhdfs::router())
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here\n"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(gateway.clone(), admit))

@@ -3,6 +3,7 @@
 use super::Transfer;
 use quarry_common::checksum::sha256;
 use quarry_common::ids::NodeId;
+use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_datanode_client::CallError;
 
@@ -12,6 +13,9 @@ pub enum ReplicaFault {
     /// The node is none of the cluster.
     #[error("the node is unknown")]
     UnknownNode,
+    /// The NameNode does not tell where the node is.
+    #[error("the table of nodes cannot be had: {0}")]
+    NoTable(#[from] FsError),
     /// The node did not give the chunk.
     #[error(transparent)]
     Unread(#[from] CallError),
@@ -23,7 +27,11 @@ pub enum ReplicaFault {
 impl Transfer {
     /// Reads the whole chunk at one node and compares its SHA-256.
     pub(crate) async fn verify(&self, chunk: &ChunkInfo, node: NodeId) -> Result<(), ReplicaFault> {
-        let table = self.placement.known();
+        let mut table = self.placement.known();
+        if table.node(node).is_none() {
+            // Nothing was read yet, or the node is new.
+            table = self.placement.another(&self.session, &table).await?;
+        }
         let known = table.node(node).ok_or(ReplicaFault::UnknownNode)?;
         let node = self.nodes.of(known);
         let _permit = node.reads.acquire().await.expect("the semaphore is never closed");

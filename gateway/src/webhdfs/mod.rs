@@ -35,9 +35,12 @@ use std::sync::Arc;
 /// smaller and start at multiples of 2 MiB.
 pub(crate) const BLOCK_SIZE: u64 = 128 << 20;
 
-/// All routes.
+/// All routes. They are not nested: a nested router does not have the root with its slash at the end.
 pub(crate) fn router() -> Router<Shared> {
-    Router::new().route("/", any(serve)).route("/{*path}", any(serve))
+    Router::new()
+        .route("/webhdfs/v1", any(serve))
+        .route("/webhdfs/v1/", any(serve))
+        .route("/webhdfs/v1/{*path}", any(serve))
 }
 
 /// One request, with everything that operations look at.
