@@ -46,6 +46,7 @@ impl ServerClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_host::clock::wall;
 
     const SECOND: i128 = 1_000_000_000;
 
@@ -63,7 +64,7 @@ mod tests {
         assert_eq!(set(102 * SECOND + 400_000_000), 0);
         assert_eq!(set(i128::MAX / 2), 0, "nonsense");
         assert_eq!(set(3701 * SECOND), 3600);
-        let difference = clock.now().0 - super::clock::wall().0;
+        let difference = clock.now().0 - wall().0;
         assert!((difference - 3600 * SECOND).abs() < SECOND, "{difference}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{block_on, transport};
 use crate::exit::UsageError;
-use crate::output::say;
+use crate::output::{complain, print, say};
 use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -207,7 +207,7 @@ impl UserCommand {
                         login.to_owned(),
                     ]
                 }));
-                print!("{}", crate::output::table(&rows));
+                print(crate::output::table(&rows))?;
                 Ok(())
             }
         }
@@ -251,7 +251,7 @@ impl Add {
 fn read_password() -> anyhow::Result<String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprint!("Password (shown while you type): ");
+        complain("Password (shown while you type):");
     }
     let mut line = String::new();
     stdin.lock().read_line(&mut line).context("cannot read the password")?;

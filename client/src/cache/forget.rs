@@ -238,7 +238,7 @@ impl Kernel {
             && self.is_looked_up(ino)
             && started.elapsed() < LEASE_TERM
         {
-            thread::sleep(UNKNOWN_PAUSE);
+            thread::pause(UNKNOWN_PAUSE);
         }
     }
 

@@ -18,6 +18,11 @@ use tokio::time::Instant;
 /// that goes through is seen by its own mount a moment before it is ordered among those of other mounts, and only the holder of the
 /// lease knows where the end of the file is.
 const LEASE_ASKS: u32 = 4;
+/// Attempts of an append. Without the lease the end of the file may move before the commit, so an append that goes through could
+/// overwrite another mount's record: it insists for a minute and more, beyond what any queue of mounts takes.
+const APPEND_ASKS: u32 = 1000;
+/// Pause between attempts beyond the first few: a NameNode that grants nothing for a while answers at once.
+const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// How long a recall waits for writes that were just given the right: they have the data at hand.
 const WRITERS_WAIT: Duration = Duration::from_millis(20);
 
@@ -96,7 +101,8 @@ impl Inode {
         let (at, kept) = loop {
             let must_keep = match position {
                 Position::Page(_) => false,
-                Position::At(_) | Position::End => asked < LEASE_ASKS,
+                Position::At(_) => asked < LEASE_ASKS,
+                Position::End => asked < APPEND_ASKS,
             };
             match self.try_put(position, &data, kill, must_keep).await? {
                 Attempt::Put(at, kept) => break (at, kept),
@@ -104,6 +110,9 @@ impl Inode {
                 // What waits is under another lease.
                 Attempt::Occupied => self.flush(false).await,
                 Attempt::NoLease => {
+                    if asked >= LEASE_ASKS {
+                        tokio::time::sleep(ASK_PAUSE).await;
+                    }
                     let attr = self.shared.meta.lease(self.ino).await?;
                     self.state().observe(&attr);
                     asked += 1;

@@ -78,7 +78,8 @@ impl Transfer {
 #[async_trait]
 impl ChunkIo for Transfer {
     async fn put(&self, ino: Ino, data: Bytes, durable: bool) -> Result<NewChunk, FsError> {
-        self.session.within(self.put_hard(ino, data, durable)).await
+        // Boxed: the future is large, and lives in every flush.
+        self.session.within(Box::pin(self.put_hard(ino, data, durable))).await
     }
 
     async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, GetError> {

@@ -64,7 +64,7 @@ pub fn all<T: Send>(works: impl IntoIterator<Item = impl FnOnce() -> T + Send>) 
 }
 
 /// Pauses blocking work. A simulation, in which blocking work takes no time of its own, does not pause.
-pub fn sleep(time: std::time::Duration) {
+pub fn pause(time: std::time::Duration) {
     if world::current().is_none() {
         std::thread::sleep(time);
     }

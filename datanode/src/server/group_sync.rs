@@ -21,9 +21,12 @@ use tokio::sync::watch;
 const PULLS_PARALLEL: usize = 6;
 /// Chunks that an answer names as failed; a sync with more of them is far from its end anyway.
 const FAILED_MAX: usize = 1000;
+/// The outcome of a sync, once it is there.
+type Outcome = watch::Receiver<Option<DataResponse>>;
+
 /// The syncs that are running, by group and epoch.
 #[derive(Default)]
-pub(super) struct GroupSyncs(Mutex<HashMap<(PgId, Epoch), watch::Receiver<Option<DataResponse>>>>);
+pub(super) struct GroupSyncs(Mutex<HashMap<(PgId, Epoch), Outcome>>);
 
 /// How it went so far.
 #[derive(Default)]

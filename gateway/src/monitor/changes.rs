@@ -72,15 +72,12 @@ fn node_events(
 
 fn healing(old: &ClusterStatus, new: &ClusterStatus, events: &mut Vec<(Severity, String)>) {
     let incomplete = |s: &ClusterStatus| s.groups_degraded + s.groups_healing;
-    if old.groups_healing == 0 && new.groups_healing > 0 {
-        events.push((
-            Severity::Info,
-            format!(
-                "Healing of {} of {} placement groups began.",
-                new.groups_healing,
-                incomplete(new) + new.groups_healthy
-            ),
-        ));
+    // Little data is copied between two looks.
+    let in_between = if incomplete(new) == 0 { incomplete(old) } else { 0 };
+    let healing = new.groups_healing.max(in_between);
+    if old.groups_healing == 0 && healing > 0 {
+        let all = incomplete(new) + new.groups_healthy;
+        events.push((Severity::Info, format!("Healing of {healing} of {all} placement groups began.")));
     }
     if incomplete(old) > 0 && incomplete(new) == 0 {
         events.push((

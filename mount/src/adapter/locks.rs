@@ -16,15 +16,21 @@ fn number(owner: LockOwner, family: LockFamily) -> u64 {
     }
 }
 
+/// A lock as the kernel asks for it: the range inclusive, the kind as one of `F_RDLCK`, `F_WRLCK` and `F_UNLCK`.
+pub(super) struct Asked {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) typ: i32,
+    pub(super) pid: u32,
+}
+
 impl Adapter {
     pub(super) fn lock_test(
         &self,
         req: &Request,
         ino: INodeNo,
         owner: LockOwner,
-        (start, end): (u64, u64),
-        typ: i32,
-        pid: u32,
+        Asked { start, end, typ, pid }: Asked,
         reply: ReplyLock,
     ) {
         let Some(kind) = convert::lock_kind(typ) else { return reply.error(Errno::EINVAL) };
@@ -43,9 +49,7 @@ impl Adapter {
         req: &Request,
         (ino, fh): (INodeNo, FileHandle),
         owner: LockOwner,
-        (start, end): (u64, u64),
-        typ: i32,
-        pid: u32,
+        Asked { start, end, typ, pid }: Asked,
         wait: bool,
         reply: ReplyEmpty,
     ) {

@@ -20,6 +20,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use locks::Asked;
 use quarry_client::{FileSystem, Listing, OpenFile};
 use quarry_common::wire::error::FsError;
 use std::ffi::OsStr;
@@ -345,7 +346,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        self.lock_test(req, ino, lock_owner, (start, end), typ, pid, reply);
+        self.lock_test(req, ino, lock_owner, Asked { start, end, typ, pid }, reply);
     }
 
     fn setlk(
@@ -361,7 +362,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        self.lock_set(req, (ino, fh), lock_owner, (start, end), typ, pid, sleep, reply);
+        self.lock_set(req, (ino, fh), lock_owner, Asked { start, end, typ, pid }, sleep, reply);
     }
 
     fn ioctl(

@@ -17,7 +17,7 @@ pub struct Choice<'a> {
     pub groups: &'a [Group],
     /// Thresholds.
     pub timing: Timing,
-    /// See [`min_replicas`](crate::membership::min_replicas): what an administrator has set.
+    /// See [`min_replicas`]: what an administrator has set.
     pub min_replicas: Option<u8>,
     /// The policy of the file.
     pub policy: Replication,

@@ -54,7 +54,7 @@ impl Auditor {
             (false, _) => watch.differs_since = None,
             (true, Some(_)) => {}
         }
-        let since_audit = watch.audited.map(|at| clock::since(at));
+        let since_audit = watch.audited.map(clock::since);
         let differs = watch.differs_since.is_some_and(|since| clock::since(since) >= after);
         let rested = since_audit.is_none_or(|since| since >= after * REST);
         // A floor is raised after `orphan_age` at the earliest; then there may be garbage.

@@ -9,7 +9,7 @@ fn all_means_every_node() {
     let mut mount = cluster.mount();
     shell(
         mount.root(),
-        "for i in $(seq 8); do head -c 2500000 /dev/urandom > f$i; done; sync; cat f* | sha256sum > ../sum",
+        "for i in $(seq 8); do head -c 2500000 /dev/urandom > f$i; done; sync f*; cat f* | sha256sum > ../sum",
     );
     let chunks = cluster.locate("/f1")["chunks"].as_array().unwrap().clone();
     assert_eq!(chunks.len(), 2);

@@ -37,8 +37,6 @@ const DATANODE_BYTES: u64 = 16 << 20;
 
 /// The authority is in the same folder, so an earlier end would protect nothing.
 const CERTIFICATE_DAYS: u32 = 3650;
-/// The port that the gateway of the first cluster of a machine gets.
-const GATEWAY_PORT: u16 = 8080;
 
 /// `cluster.toml`
 #[derive(Serialize, Deserialize, Default)]
@@ -144,6 +142,13 @@ impl Layout {
         self.dir.join("gateway/client.toml")
     }
 
+    /// Ports of the servers that the cluster has already.
+    fn taken_ports(&self) -> Vec<u16> {
+        let mut taken = self.settings.datanode_ports.clone();
+        taken.push(self.settings.namenode_port);
+        taken
+    }
+
     /// Where the gateway listens. The port stays the same from start to start as long as it is free.
     pub(super) fn prepare_gateway(&mut self) -> anyhow::Result<String> {
         if !self.dir.join("certs/gateway-local").exists() {
@@ -154,7 +159,10 @@ impl Layout {
             &self.gateway_config(),
             &format!("namenode = \"{}\"\ncerts = \"../certs/gateway-local\"\n", self.namenode_address()),
         )?;
-        let known = if self.settings.gateway_port == 0 { GATEWAY_PORT } else { self.settings.gateway_port };
+        let known = match self.settings.gateway_port {
+            0 => Ports::besides(self.taken_ports()).take()?,
+            known => known,
+        };
         let listener = TcpListener::bind((HOST, known)).or_else(|_| TcpListener::bind((HOST, 0)));
         let address = listener.and_then(|l| l.local_addr()).context("no free TCP port")?;
         if address.port() != self.settings.gateway_port {
@@ -257,9 +265,7 @@ impl Layout {
             );
         }
         if wanted > self.datanodes() {
-            let mut taken = self.settings.datanode_ports.clone();
-            taken.push(self.settings.namenode_port);
-            self.add_datanodes(wanted, &mut Ports::besides(taken))?;
+            self.add_datanodes(wanted, &mut Ports::besides(self.taken_ports()))?;
         }
         Ok(())
     }
