@@ -12,8 +12,12 @@ use quarry_common::wire::fs::{Query, QueryReply};
 use quarry_host::task::Spawner;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+/// A write waits at most this long for the answer whether there is room.
+const SPACE_TIME: Duration = Duration::from_secs(1);
 
 /// Sizes of a mount's memory and how much goes on at once.
 #[derive(Clone, Debug)]
@@ -91,7 +95,11 @@ impl Shared {
         match self.space.must_ask(Instant::now()) {
             Ask::No => {}
             Ask::Beside => drop(self.runtime.spawn(Arc::clone(self).ask_space())),
-            Ask::First => Arc::clone(self).ask_space().await,
+            Ask::First => {
+                let asking = self.runtime.spawn(Arc::clone(self).ask_space());
+                // The question goes on when the time is over.
+                let _ = tokio::time::timeout(SPACE_TIME, asking).await;
+            }
         }
         self.space.write(bytes)
     }

@@ -71,6 +71,8 @@ impl Space {
         table.written += bytes;
         match table.last {
             Some(answer) if table.written - answer.counted <= answer.free => Room::Enough,
+            // A cluster that does not answer is no full one: what is buffered waits for it.
+            None if table.asking => Room::Enough,
             _ => Room::Short,
         }
     }
@@ -114,6 +116,7 @@ mod tests {
         let (space, mut now) = (Space::default(), Instant::now());
         assert_eq!(space.write(1), Room::Short, "nothing is known");
         assert_eq!([space.must_ask(now), space.must_ask(now)], [Ask::First, Ask::No]);
+        assert_eq!(space.write(0), Room::Enough, "while nothing answers");
         space.answered(stat(50 * MIB), 1, now);
         // Ten of the fifty are the margin.
         assert_eq!(space.write(39 * MIB), Room::Enough);

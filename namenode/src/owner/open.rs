@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long a request for a lease waits while other requests use the inode. The client goes on without it: its write
 /// waits for the cluster.
-const LEASE_WAIT: Duration = Duration::from_secs(1);
+const LEASE_WAIT: Duration = Duration::from_secs(10);
 
 /// A request for a lease that others hold no longer, and that other requests keep it from.
 pub(super) struct LeaseWait {

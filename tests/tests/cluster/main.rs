@@ -29,7 +29,6 @@ mod programs;
 mod references;
 mod replication;
 mod restart;
-mod sick_disks;
 mod signals;
 mod stress;
 mod syncing;

@@ -141,17 +141,3 @@ fn a_hangup_ends_no_part() {
     assert!(mount.process().exited().is_none() && cluster.namenode().exited().is_none());
     assert!(cluster.datanode(1).exited().is_none());
 }
-
-#[test]
-fn a_mount_without_servers_ends_in_time_and_says_what_is_lost() {
-    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
-    let mut mount = cluster.mount();
-    // Its maker has the right to keep what it writes, so that this needs no server.
-    let mut file = fs::File::create(mount.path("f")).unwrap();
-    cluster.kill_servers();
-    file.write_all(&vec![7; 100_000]).unwrap();
-    let ended = mount.process().stop(Duration::from_secs(90));
-    assert!(ended.is_some(), "{}", mount.process().log_end(10));
-    let log = mount.process().log_end(10);
-    assert!(log.contains("the cluster does not take the last changes") && log.contains("files=1"), "{log}");
-}
