@@ -98,8 +98,7 @@ async fn pages_of_a_broken_lease_are_dropped_until_the_kernel_has_forgotten_them
     assert_eq!(file.fsync().await, Ok(()));
     assert_eq!(read(&other, 0, 8192).await.unwrap(), pattern(2, 8192));
     file.write_page(0, pattern(3, 4096), false).await.unwrap();
-    file.fsync().await.unwrap();
-    assert_eq!(read(&other, 0, 4096).await.unwrap(), pattern(3, 4096));
+    assert_eq!(file.fsync().await, Ok(()));
 }
 
 #[tokio::test]
