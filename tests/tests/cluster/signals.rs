@@ -4,7 +4,6 @@ use quarry_tests::process::shell;
 use quarry_tests::{Cluster, eventually, program};
 use rustix::process::Signal;
 use std::fs;
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
