@@ -227,7 +227,7 @@ impl Part {
 
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<12} {:<24}", self.name, self.place)?;
+        write!(f, "{:<12} {:<24} ", self.name, self.place)?;
         match self.child.as_ref().and_then(Child::id) {
             Some(pid) => write!(f, "pid {pid}"),
             None => f.write_str("not running"),
