@@ -146,7 +146,7 @@ impl NameNodeClient {
         self.table_within(REFRESH_MIN).await.endpoint(known.node).filter(|endpoint| endpoint != known)
     }
 
-    /// Whether this node belongs to a group, by a table that may be asked for now.
+    /// Whether this node belongs to a group, by the table at hand, or by one that the NameNode is asked for at this moment.
     ///
     /// # Errors
     /// `Unavailable` if it does not: the table of the request's sender may be newer than that of the NameNode's last answer.

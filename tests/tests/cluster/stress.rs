@@ -109,7 +109,7 @@ fn stress(cluster: &Cluster, roots: &[PathBuf]) {
         if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
             .unwrap();
     });
-    quarry_tests::eventually("all chunks of removed files go", Duration::from_secs(180), || {
+    quarry_tests::eventually("all chunks of removed files go", Duration::from_secs(60), || {
         let status = cluster.status();
         status["chunks"] == 0 && status["chunks_deleting"] == 0 && status["files"] == 0
     });
