@@ -5,4 +5,5 @@
 pub mod clock;
 pub mod config;
 pub mod crashsafe;
+pub mod metrics;
 pub mod telemetry;
