@@ -25,11 +25,11 @@ pub(crate) struct Locate {
 }
 
 /// A chunk of the file and its group.
-struct Piece {
+pub(super) struct Piece {
     /// Offsets in the file where slices of the chunk begin.
     offsets: Vec<u64>,
-    chunk: ChunkInfo,
-    group: Option<Group>,
+    pub(super) chunk: ChunkInfo,
+    pub(super) group: Option<Group>,
 }
 
 impl Locate {
@@ -41,14 +41,20 @@ impl Locate {
             print(format_args!("{json:#}\n"))?;
             return Ok(());
         }
-        let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
-        rows.extend(pieces.iter().map(to_row));
-        print(table(&rows))?;
+        print(table_of(&pieces))?;
         Ok(())
     }
 }
 
-async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
+/// The chunks as a table for people.
+pub(super) fn table_of(pieces: &[Piece]) -> String {
+    let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
+    rows.extend(pieces.iter().map(to_row));
+    table(&rows)
+}
+
+/// The chunks of a file, in its order.
+pub(super) async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
     let attr = fs.resolve(path).await.with_context(|| printable(path.as_bytes()))?;
     if attr.kind != FileKind::File {
         bail!("{}: not a regular file, so it has no chunks", printable(path.as_bytes()));
