@@ -29,6 +29,7 @@ mod programs;
 mod references;
 mod replication;
 mod restart;
+mod sick_disks;
 mod signals;
 mod stress;
 mod syncing;
