@@ -8,6 +8,10 @@ use std::ops::Range;
 
 /// `FUSE_NOTIFY_INVAL_INODE` of `linux/fuse.h`.
 const NOTIFY_INVAL_INODE: i32 = 2;
+/// `FUSE_NOTIFY_PRUNE`, since Linux 6.18: drops inodes that nothing refers to, and takes no lock of a directory for it.
+const NOTIFY_PRUNE: i32 = 9;
+/// Inodes in one message to drop some.
+const PRUNE_MAX: usize = 256;
 /// `fuse_out_header` (length, code, and a zero where answers have the number of their request) and
 /// `fuse_notify_inval_inode_out` (inode, offset, length).
 const MESSAGE_SIZE: usize = 16 + 24;
@@ -21,6 +25,13 @@ pub(crate) struct KernelCache {
 impl KernelCache {
     pub(crate) fn new(device: File) -> Self {
         Self { device }
+    }
+
+    /// Before Linux 6.18 the kernel drops inodes only when memory is short.
+    fn drop_inodes(&self, inos: &[Ino]) {
+        if let Err(error) = (&self.device).write_all(&prune_message(inos)) {
+            tracing::debug!(%error, inodes = inos.len(), "the kernel does not drop inodes");
+        }
     }
 
     /// `offset` below zero: the attributes only. `length` 0: to the end.
@@ -52,6 +63,19 @@ fn message(ino: Ino, offset: i64, length: i64) -> [u8; MESSAGE_SIZE] {
     message
 }
 
+/// `fuse_out_header` and `fuse_notify_prune_out` (count, padding, a spare), then the inodes.
+fn prune_message(inos: &[Ino]) -> Vec<u8> {
+    let size = 32 + 8 * inos.len() as u32;
+    let mut message = Vec::with_capacity(size as usize);
+    message.extend(size.to_ne_bytes());
+    message.extend(NOTIFY_PRUNE.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend((inos.len() as u32).to_ne_bytes());
+    message.extend([0; 12]);
+    inos.iter().for_each(|ino| message.extend(ino.0.to_ne_bytes()));
+    message
+}
+
 impl Invalidator for KernelCache {
     fn inode(&self, ino: Ino) -> Forgotten {
         self.forget(ino, 0, 0)
@@ -59,6 +83,10 @@ impl Invalidator for KernelCache {
 
     fn attributes(&self, ino: Ino) -> Forgotten {
         self.forget(ino, -1, 0)
+    }
+
+    fn prune(&self, inos: &[Ino]) {
+        inos.chunks(PRUNE_MAX).for_each(|inos| self.drop_inodes(inos));
     }
 
     fn data(&self, ino: Ino, range: Range<u64>) -> Forgotten {
@@ -80,5 +108,11 @@ mod tests {
         assert_eq!(u64::from_ne_bytes(message[16..24].try_into().unwrap()), 7);
         assert_eq!(i64::from_ne_bytes(message[24..32].try_into().unwrap()), -1);
         assert_eq!(i64::from_ne_bytes(message[32..].try_into().unwrap()), 4096);
+        let message = prune_message(&[Ino(7), Ino(8)]);
+        assert_eq!(message.len(), 48);
+        assert_eq!(message[..4], 48u32.to_ne_bytes());
+        assert_eq!(message[16..20], 2u32.to_ne_bytes());
+        assert_eq!(message[20..32], [0; 12]);
+        assert_eq!(message[40..], 8u64.to_ne_bytes());
     }
 }

@@ -1,10 +1,12 @@
 //! A cluster for one test.
 
+use crate::loop_disk::LoopDisk;
 use crate::ports::{self, Port};
 use crate::process::{Process, run_quarry};
 use crate::wait::eventually;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub struct Options {
     capacity: Option<u64>,
     namenode_settings: String,
     datanode_settings: String,
+    loop_disks: Vec<u32>,
 }
 
 impl Options {
@@ -62,6 +65,13 @@ impl Options {
         self
     }
 
+    /// Gives a DataNode a file system of its own, which a test can freeze or tear away.
+    #[must_use]
+    pub fn loop_disk(mut self, node: u32) -> Self {
+        self.loop_disks.push(node);
+        self
+    }
+
     /// Starts it and waits until all nodes are healthy.
     ///
     /// # Panics
@@ -78,6 +88,7 @@ pub struct Cluster {
     namenode: Option<Process>,
     namenode_port: Port,
     datanodes: Vec<(Option<Process>, Port)>,
+    disks: BTreeMap<u32, LoopDisk>,
 }
 
 impl Cluster {
@@ -89,6 +100,7 @@ impl Cluster {
             capacity: None,
             namenode_settings: String::new(),
             datanode_settings: String::new(),
+            loop_disks: Vec::new(),
         }
     }
 
@@ -103,7 +115,8 @@ impl Cluster {
         let path = dir.path().to_path_buf();
         quarry_ok(&["init", &show(&path.join("ca")), "--name", "test"]);
         let namenode_port = ports::reserve();
-        let mut cluster = Self { dir, namenode: None, namenode_port, datanodes: Vec::new() };
+        let mut cluster =
+            Self { dir, namenode: None, namenode_port, datanodes: Vec::new(), disks: BTreeMap::new() };
         fs::create_dir(path.join("logs")).expect("make the log directory");
         cluster.certificate("namenode", "1");
         cluster.certificate_into("client-test", "admin", "test", &[]);
@@ -131,6 +144,11 @@ impl Cluster {
     }
 
     fn add_datanode(&mut self, number: u32, options: &Options) {
+        if options.loop_disks.contains(&number) {
+            let image = self.path(&format!("datanode-{number}.img"));
+            let disk = LoopDisk::mount(&image, &self.path(&format!("datanode-{number}")));
+            self.disks.insert(number, disk);
+        }
         self.certificate("datanode", &number.to_string());
         let port = ports::reserve();
         let mut toml = format!(
@@ -229,6 +247,14 @@ impl Cluster {
     /// When it does not run.
     pub fn datanode(&mut self, number: u32) -> &mut Process {
         self.datanodes[number as usize - 1].0.as_mut().expect("the DataNode runs")
+    }
+
+    /// The disk of a DataNode that has one of its own.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn disk(&self, number: u32) -> &LoopDisk {
+        self.disks.get(&number).expect("the DataNode has a disk of its own")
     }
 
     /// `kill -9`.
@@ -362,6 +388,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // A process that waits for a frozen disk cannot even be killed.
+        self.disks.clear();
         // A mount that outlived its `Mount` would make the removal of the files below it dangerous.
         let below = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
         for entry in below.filter(|e| e.file_name().to_string_lossy().starts_with("mnt-")) {

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod flood;
 pub mod linear;
+pub mod loop_disk;
 pub mod mapping;
 pub mod ports;
 pub mod process;

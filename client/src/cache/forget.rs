@@ -4,6 +4,7 @@
 //! client. So each recall is a task of its own, which delays no other, and goes around the pages of reads and writes under
 //! way: the kernel forgets those of a read when the read is answered ([`PageRead`](super::PageRead)).
 
+use super::nameless::Nameless;
 use super::reads::Reads;
 use super::{Forgotten, Invalidator, Job, lock};
 use crate::file::Files;
@@ -77,7 +78,7 @@ async fn work(
     kernel: Arc<Kernel>,
     acknowledgements: mpsc::Sender<(u64, Ino)>,
 ) {
-    let running = Arc::new(Running::default());
+    let (running, nameless) = (Arc::new(Running::default()), Arc::new(Nameless::default()));
     while let Some(job) = jobs.recv().await {
         match job {
             Job::Recalled { number, ino } => {
@@ -104,6 +105,7 @@ async fn work(
                     running.spawn(async move { kernel.forget(ino).await });
                 }
             }
+            Job::Nameless(ino) => nameless.add(ino, &kernel),
             Job::Changed(ino) => kernel.attributes(ino, &running),
             Job::Uncovered(ino) => {
                 lock(&uncovered).remove(&ino);
@@ -164,7 +166,7 @@ impl Running {
 }
 
 /// The kernel's caches, and what this client knows of their use.
-struct Kernel {
+pub(super) struct Kernel {
     invalidator: Arc<OnceLock<Arc<dyn Invalidator>>>,
     reads: Arc<Reads>,
     session: Weak<Session>,
@@ -261,7 +263,14 @@ impl Kernel {
         }
     }
 
-    fn is_looked_up(&self, ino: Ino) -> bool {
+    /// The kernel drops these inodes, but for those that programs refer to.
+    pub(super) async fn prune(&self, inos: Vec<Ino>) {
+        if let Some(invalidator) = self.invalidator.get().cloned() {
+            let _ = spawn_blocking(move || invalidator.prune(&inos)).await;
+        }
+    }
+
+    pub(super) fn is_looked_up(&self, ino: Ino) -> bool {
         self.session.upgrade().is_some_and(|session| session.opens().is_looked_up(ino))
     }
 

@@ -12,6 +12,7 @@
 //! nothing else: the kernel may have to wait there for operations that wait for this client.
 
 mod forget;
+mod nameless;
 mod reads;
 mod store;
 mod table;
@@ -53,6 +54,8 @@ pub trait Invalidator: Send + Sync + 'static {
     fn data(&self, ino: Ino, range: Range<u64>) -> Forgotten;
     /// Forget the attributes of an inode. Waits for no operation.
     fn attributes(&self, ino: Ino) -> Forgotten;
+    /// Drop these inodes, as far as no program refers to them. Waits for no operation.
+    fn prune(&self, inos: &[Ino]);
 }
 
 /// What the kernel answers when it is told to forget.
@@ -82,6 +85,8 @@ enum Job {
     Recalled { number: u64, ino: Ino },
     /// No lease protects these any more.
     Dropped(Vec<Ino>),
+    /// It has lost its last name.
+    Nameless(Ino),
     /// A change that was made here has other attributes than the kernel can know.
     Changed(Ino),
     /// Data of this inode were read that no lease protects.
@@ -126,6 +131,11 @@ impl Cache {
         let mut table = self.table();
         table.answered(leases, sent_at, clock::boot_instant());
         self.pass_on(&mut table);
+    }
+
+    /// The inode has lost its last name elsewhere: the kernel should not remember it any longer.
+    pub(crate) fn nameless(&self, ino: Ino) {
+        self.send(Job::Nameless(ino));
     }
 
     /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it

@@ -218,6 +218,7 @@ enum Told {
     Inode(Ino),
     Attributes(Ino),
     Data(Ino, u64),
+    Pruned(Ino),
 }
 
 impl Invalidator for Kernel {
@@ -231,6 +232,10 @@ impl Invalidator for Kernel {
 
     fn attributes(&self, ino: Ino) -> Forgotten {
         self.tell(ino, Told::Attributes(ino))
+    }
+
+    fn prune(&self, inos: &[Ino]) {
+        self.told.lock().unwrap().extend(inos.iter().map(|ino| Told::Pruned(*ino)));
     }
 }
 

@@ -112,6 +112,7 @@ impl Events for Hub {
         match push {
             Push::PlacementChanged { version } => self.placement.announce(version),
             Push::Recall { number, ino, keep: _ } => self.recall(number, ino),
+            Push::Nameless(ino) => self.cache.nameless(ino),
             // The session passes these on as losses.
             Push::Lost(_) => {}
         }

@@ -359,4 +359,7 @@ pub enum Push {
         /// Its new version.
         version: u64,
     },
+    /// The inode has lost its last name, and lives on because this client refers to it: it should be closed as soon as nothing
+    /// but a memory of it is left.
+    Nameless(Ino),
 }

@@ -96,7 +96,7 @@ fn every_node_is_full(choice: &Choice<'_>) -> bool {
 }
 
 fn is_full(node: &NodeView) -> bool {
-    !node.writable || node.free < CHUNK_SIZE
+    node.disks_out_ms.is_none() && (!node.writable || node.free < CHUNK_SIZE)
 }
 
 /// The group's grade and its weight: the chunks for which its fullest writer has space.
@@ -115,6 +115,8 @@ fn assess(
     for writer in group.writers() {
         let Some(node) = nodes.get(&writer) else { return Err(Refusal::Unavailable) };
         match choice.timing.health(node) {
+            // Its disks failed a moment ago: soon it is left out, or they are back.
+            Health::Healthy if node.disks_out_ms.is_some() => silent = true,
             Health::Healthy if is_full(node) => return Err(Refusal::NoSpace),
             Health::Healthy => weight = weight.min(node.free / CHUNK_SIZE),
             // It has not said how much space it has.
@@ -307,6 +309,16 @@ mod tests {
         nodes[1].free = CHUNK_SIZE - 1;
         assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::NoSpace));
         nodes[1].heartbeat_age_ms = Some(5_000);
+        assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::Unavailable));
+        assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
+    }
+
+    #[test]
+    fn a_node_whose_disks_have_just_failed_is_not_full() {
+        let (mut nodes, groups) = triangle();
+        for node in &mut nodes {
+            (node.disks_out_ms, node.writable, node.free) = (Some(500), false, 0);
+        }
         assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::Unavailable));
         assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
     }

@@ -34,6 +34,8 @@ pub(crate) struct AuditGroup {
     pub(crate) members: Vec<(Endpoint, bool)>,
     /// Members that serve and are silent.
     pub(crate) unreachable: Vec<NodeId>,
+    /// Members that do not serve, healthy or not: they lack chunks or may lack some.
+    pub(crate) behind: u64,
     /// Serving members say that they have different chunks.
     pub(crate) differs: bool,
 }
@@ -124,11 +126,17 @@ impl Owner {
     }
 
     fn audit_group_of(&self, group: &Group, fresh: Duration) -> AuditGroup {
-        let mut found =
-            AuditGroup { pg: group.id, members: Vec::new(), unreachable: Vec::new(), differs: false };
+        let mut found = AuditGroup {
+            pg: group.id,
+            members: Vec::new(),
+            unreachable: Vec::new(),
+            behind: 0,
+            differs: false,
+        };
         let mut seen = None;
         for member in &group.members {
             let serves = member.state == MemberState::Serving;
+            found.behind += u64::from(!serves);
             match self.healthy(member.node) {
                 Some(target) => found.members.push((target, serves)),
                 None if serves => found.unreachable.push(member.node),

@@ -18,6 +18,8 @@ pub(crate) struct OpenTable {
     sessions: BTreeMap<SessionId, BTreeSet<Ino>>,
     /// Sessions that have the inode open; no zeros.
     inodes: BTreeMap<Ino, usize>,
+    /// Open inodes whose sessions were told that they have lost their last name.
+    told: BTreeSet<Ino>,
 }
 
 impl OpenTable {
@@ -31,6 +33,7 @@ impl OpenTable {
             return Err(TooMany);
         }
         opens.insert(ino);
+        self.told.remove(&ino);
         *self.inodes.entry(ino).or_default() += 1;
         Ok(())
     }
@@ -56,13 +59,26 @@ impl OpenTable {
         last
     }
 
+    /// The sessions that have an inode without a name open and were not told so, as of now they are.
+    pub(crate) fn untold(&mut self, ino: Ino) -> Vec<SessionId> {
+        if !self.is_open(ino) || !self.told.insert(ino) {
+            return Vec::new();
+        }
+        let has_it =
+            |(session, opens): (&SessionId, &BTreeSet<Ino>)| opens.contains(&ino).then_some(*session);
+        self.sessions.iter().filter_map(has_it).collect()
+    }
+
     fn uncount(&mut self, ino: Ino) -> bool {
         match self.inodes.get_mut(&ino) {
             Some(count) if *count > 1 => {
                 *count -= 1;
                 false
             }
-            _ => self.inodes.remove(&ino).is_some(),
+            _ => {
+                self.told.remove(&ino);
+                self.inodes.remove(&ino).is_some()
+            }
         }
     }
 
@@ -100,7 +116,23 @@ mod tests {
         assert!(table.close_all(b));
         assert!(!table.is_open(ino));
         assert!(!table.close_all(b));
-        assert!(table.sessions.is_empty() && table.inodes.is_empty());
+        assert!(table.told.is_empty() && table.sessions.is_empty() && table.inodes.is_empty());
+    }
+
+    #[test]
+    fn sessions_are_told_once_that_an_inode_has_no_name() {
+        let (a, b, ino) = (SessionId(1), SessionId(2), Ino(7));
+        let mut table = OpenTable::default();
+        assert_eq!(table.untold(ino), []);
+        table.open(a, ino).unwrap();
+        table.open(b, ino).unwrap();
+        assert_eq!(table.untold(ino), [a, b]);
+        assert_eq!(table.untold(ino), []);
+        table.close(b, ino);
+        assert_eq!(table.untold(ino), []);
+        // A session that resumes may have missed it.
+        table.open(b, ino).unwrap();
+        assert_eq!(table.untold(ino), [a, b]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::recalls::Parked;
 use super::{Fatal, Owner};
 use quarry_common::ids::{Ino, SessionId};
+use quarry_common::wire::session::Push;
 use quarry_namenode_core::leases::Access;
 
 /// Orphans of one command.
@@ -31,6 +32,7 @@ impl Owner {
             if !self.is_in_use(ino)? {
                 picked.push(ino);
             }
+            self.tell_nameless(ino);
         }
         self.orphans.reaping.extend(&picked);
         Ok((picked, next))
@@ -47,6 +49,16 @@ impl Owner {
             self.orphans.reaping.remove(ino);
         }
         self.orphans.due |= !all;
+    }
+
+    /// Has clients drop what they only remember: the kernel of one that has looked a file up refers to it until it is told otherwise,
+    /// and the file's space is not freed before.
+    fn tell_nameless(&mut self, ino: Ino) {
+        for session in self.clients.opens.untold(ino) {
+            if let Some(pusher) = self.clients.registry.pusher(session) {
+                pusher.push(Push::Nameless(ino));
+            }
+        }
     }
 
     fn is_in_use(&mut self, ino: Ino) -> Result<bool, Fatal> {

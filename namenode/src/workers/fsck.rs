@@ -144,11 +144,8 @@ impl FsckWorker {
         for node in &group.unreachable {
             self.unreachable(*node);
         }
-        for (target, serves) in &group.members {
-            if !serves {
-                self.desk.update(|progress| progress.behind += 1);
-                continue;
-            }
+        self.desk.update(|progress| progress.behind += group.behind);
+        for (target, _) in group.members.iter().filter(|(_, serves)| *serves) {
             match self.member(group.pg, target, options).await {
                 Ok(()) => {}
                 Err(CompareError::Stopped(stopped)) => return Err(stopped),

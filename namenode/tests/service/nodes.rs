@@ -47,7 +47,7 @@ async fn silence_makes_suspect_then_dead_and_groups_follow() {
     let version = placement(&client).await.version;
     let told = client.pushes.all().into_iter().filter_map(|push| match push {
         Push::PlacementChanged { version } => Some(version),
-        Push::Recall { .. } | Push::Lost(_) => None,
+        Push::Recall { .. } | Push::Lost(_) | Push::Nameless(_) => None,
     });
     assert_eq!(told.max(), Some(version));
     let status = client.status().await;

@@ -31,6 +31,7 @@ mod programs;
 mod references;
 mod replication;
 mod restart;
+mod sick_disks;
 mod signals;
 mod stress;
 mod syncing;

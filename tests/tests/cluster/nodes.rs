@@ -126,3 +126,21 @@ fn writes_wait_for_enough_members_unless_an_administrator_wants_otherwise() {
     done(&cluster, &["policy", "min-replicas", "default"]);
     assert!(cluster.status()["min_replicas"].is_null());
 }
+
+#[test]
+fn fsck_does_not_call_a_cluster_well_that_it_could_not_check() {
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount();
+    write_files(&mount, "f", 3);
+    cluster.kill_datanode(3);
+    eventually("the node is left out", Duration::from_secs(60), || {
+        cluster.status()["groups"]["degraded"].as_u64() > Some(0)
+    });
+    eventually("the check says that members are behind", Duration::from_secs(60), || {
+        let output = quarry(&cluster, &["fsck", "--json"]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["problem_count"], 0, "{report}");
+        assert_eq!(output.status.code(), Some(4), "{report}");
+        report["behind"].as_u64() > Some(0)
+    });
+}

@@ -2,7 +2,8 @@
 //! sockets, the current directory.
 
 use quarry_tests::process::shell;
-use quarry_tests::{Cluster, Mount};
+use quarry_tests::{Cluster, Mount, eventually};
+use std::time::Duration;
 
 /// Refers to one of each kind, has all removed by `remove`, waits for the NameNode to free what nothing refers to, and uses them.
 const SCRIPT: &str = r#"
@@ -96,4 +97,33 @@ else:
     run(&mount, "use");
     mount.remount();
     run(&mount, "use");
+}
+
+/// A kernel remembers what was looked up until memory is short. That must not keep the data of removed files.
+#[test]
+fn what_another_mount_only_remembers_is_freed_when_it_is_removed() {
+    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let (mount, other) = (cluster.mount(), cluster.mount());
+    shell(
+        mount.root(),
+        "mkdir -p d/e; for i in $(seq 50); do echo $i > d/e/f$i; ln -s x d/e/l$i; done; sync d/e/f50",
+    );
+    let (root, kept) = (other.root().display(), cluster.path("kept"));
+    // Everything is looked up and read by the other mount, and one file stays open there.
+    shell(other.root(), "ls -lR . > /dev/null; cat d/e/f* > /dev/null; cat d/e/none 2> /dev/null || true");
+    let script = format!(
+        "exec 3< {root}/d/e/f7; rm -r d; for i in $(seq 300); do [ -e {kept} ] && break; sleep 0.1; done; cat <&3",
+        kept = kept.display()
+    );
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| shell(mount.root(), &script));
+        eventually("all but the open file is freed", Duration::from_secs(20), || {
+            let status = cluster.status();
+            status["files"] == 1 && status["chunks"].as_u64() <= Some(1)
+        });
+        std::fs::write(&kept, "").expect("written");
+        assert_eq!(reader.join().expect("a reader").trim(), "7");
+    });
+    eventually("that one as well", Duration::from_secs(20), || cluster.status()["files"] == 0);
+    cluster.assert_sound(false);
 }
