@@ -1,6 +1,7 @@
 //! A cluster for one test.
 
 use crate::ports::{self, Port};
+use crate::power::Disk;
 use crate::process::{Process, run_quarry};
 use crate::wait::eventually;
 use rustix::mount::{UnmountFlags, unmount};
@@ -22,6 +23,7 @@ pub struct Options {
     capacity: Option<u64>,
     namenode_settings: String,
     datanode_settings: String,
+    disks: bool,
 }
 
 impl Options {
@@ -62,6 +64,13 @@ impl Options {
         self
     }
 
+    /// Each server gets a disk of its own, so that [`Cluster::cut_power`] is possible.
+    #[must_use]
+    pub fn disks(mut self) -> Self {
+        self.disks = true;
+        self
+    }
+
     /// Starts it and waits until all nodes are healthy.
     ///
     /// # Panics
@@ -78,6 +87,7 @@ pub struct Cluster {
     namenode: Option<Process>,
     namenode_port: Port,
     datanodes: Vec<(Option<Process>, Port)>,
+    disks: Vec<Disk>,
 }
 
 impl Cluster {
@@ -89,6 +99,7 @@ impl Cluster {
             capacity: None,
             namenode_settings: String::new(),
             datanode_settings: String::new(),
+            disks: false,
         }
     }
 
@@ -103,7 +114,8 @@ impl Cluster {
         let path = dir.path().to_path_buf();
         quarry_ok(&["init", &show(&path.join("ca")), "--name", "test"]);
         let namenode_port = ports::reserve();
-        let mut cluster = Self { dir, namenode: None, namenode_port, datanodes: Vec::new() };
+        let mut cluster =
+            Self { dir, namenode: None, namenode_port, datanodes: Vec::new(), disks: Vec::new() };
         fs::create_dir(path.join("logs")).expect("make the log directory");
         cluster.certificate("namenode", "1");
         cluster.certificate_into("client-test", "admin", "test", &[]);
@@ -121,6 +133,9 @@ impl Cluster {
             format!("namenode = \"{address}\"\ncerts = \"certs/client-test\"\n"),
         )
         .expect("write a configuration");
+        if options.disks {
+            cluster.add_disk("namenode");
+        }
         quarry_ok(&["namenode", "format", "--config", &show(&path.join("namenode.toml"))]);
         cluster.start_namenode();
         for number in 1..=options.datanodes {
@@ -145,8 +160,15 @@ impl Cluster {
         }
         toml += &options.datanode_settings;
         fs::write(self.path(&format!("datanode-{number}.toml")), toml).expect("write a configuration");
+        if options.disks {
+            self.add_disk(&format!("datanode-{number}"));
+        }
         self.datanodes.push((None, port));
         self.start_datanode(number);
+    }
+
+    fn add_disk(&mut self, name: &str) {
+        self.disks.push(Disk::new(self.path(&format!("{name}.img")), self.path(name)));
     }
 
     /// Starts one more DataNode than there are, with default settings.
@@ -255,6 +277,25 @@ impl Cluster {
         for number in 1..=self.datanodes.len() as u32 {
             self.start_datanode(number);
         }
+    }
+
+    /// Kills every server, cuts the power of their disks, and starts the servers again as after a boot.
+    ///
+    /// # Panics
+    /// When a disk cannot be stopped, or a server does not start.
+    pub fn cut_power(&mut self) {
+        self.kill_servers();
+        self.disks.iter().for_each(Disk::cut_power);
+        for number in 1..=self.datanodes.len() {
+            let run = self.path(&format!("datanode-{number}/quarry-run.toml"));
+            let text = fs::read_to_string(&run).expect("the node took note that it runs");
+            let other = |line: &str| match line.starts_with("boot_id") {
+                true => "boot_id = \"another\"\n".to_owned(),
+                false => format!("{line}\n"),
+            };
+            fs::write(&run, text.lines().map(other).collect::<String>()).expect("write the boot's name");
+        }
+        self.start_servers();
     }
 
     /// Waits until every node is healthy and every placement group is complete.
@@ -367,6 +408,9 @@ impl Drop for Cluster {
         for entry in below.filter(|e| e.file_name().to_string_lossy().starts_with("mnt-")) {
             let _ = unmount(entry.path(), UnmountFlags::DETACH);
         }
+        // Before their directory is removed.
+        self.kill_servers();
+        self.disks.clear();
     }
 }
 

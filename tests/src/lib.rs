@@ -8,6 +8,7 @@ pub mod flood;
 pub mod linear;
 pub mod mapping;
 pub mod ports;
+pub mod power;
 pub mod process;
 pub mod program;
 pub mod relay;

@@ -279,8 +279,8 @@ impl Filesystem for Adapter {
         self.file_write(req, fh, offset, data, (write_flags, flags.0), reply);
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.file_flush(req, ino, fh, lock_owner, reply);
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.file_flush(req, fh, lock_owner, reply);
     }
 
     fn release(

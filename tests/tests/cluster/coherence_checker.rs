@@ -9,13 +9,14 @@ use quarry_tests::views::same_mount;
 use quarry_tests::watchdog::Watchdog;
 use quarry_tests::{Cluster, Views};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Operations of all threads in one round, which is the short form.
@@ -300,25 +301,83 @@ fn unless(result: io::Result<()>, kind: ErrorKind) -> io::Result<bool> {
     }
 }
 
+/// What goes on beside the operations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// The NameNode is killed and started again, and servers and mounts stand still for less than a lease's term: nothing of it may
+    /// cost an operation.
+    Nemesis,
+}
+
+/// Pauses between two blows, and how long something stands still.
+const BLOW_PAUSE: Duration = Duration::from_millis(800);
+const STILL: Duration = Duration::from_millis(1500);
+
+/// Deals blows until it is `over`.
+fn nemesis(cluster: &mut Cluster, mounts: &[u32], seed: u64, over: &AtomicBool) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut blows = [0; 3];
+    while !over.load(Ordering::Relaxed) {
+        std::thread::sleep(BLOW_PAUSE);
+        let kind = rng.random_range(0..3);
+        blows[kind] += 1;
+        let pid = match kind {
+            0 => {
+                cluster.kill_namenode();
+                cluster.start_namenode();
+                continue;
+            }
+            1 => mounts[rng.random_range(0..mounts.len())],
+            _ if rng.random_bool(0.5) => cluster.namenode().pid(),
+            _ => cluster.datanode(1).pid(),
+        };
+        let signal = |signal| Pid::from_raw(pid as i32).map(|pid| kill_process(pid, signal));
+        let _ = signal(Signal::STOP);
+        std::thread::sleep(STILL);
+        let _ = signal(Signal::CONT);
+    }
+    eprintln!(
+        "{} restarts of the NameNode; {} mounts and {} servers stood still",
+        blows[0], blows[1], blows[2]
+    );
+}
+
 /// So many threads on so many mounts, for one round or for `QUARRY_LINEAR_SECONDS`.
-fn histories_are_linearizable(mounts: usize, threads: usize) {
+fn histories_are_linearizable(mounts: usize, threads: usize, beside: Beside) {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let seed = number("QUARRY_SEED").unwrap_or_else(rand::random);
     eprintln!("QUARRY_SEED={seed}");
     let end = Instant::now() + Duration::from_secs(number("QUARRY_LINEAR_SECONDS").unwrap_or(0));
-    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
     let mut views = Views::new(&cluster, mounts);
     let pids = views.pids();
     let mut rounds = 0;
     while rounds == 0 || Instant::now() < end {
         let whole = threads <= mounts && !same_mount();
-        one_round(&views.roots(), &pids, threads, (seed, rounds), whole);
+        let (roots, over) = (views.roots(), AtomicBool::new(false));
+        std::thread::scope(|s| {
+            if beside == Beside::Nemesis {
+                s.spawn(|| nemesis(&mut cluster, &pids, seed ^ rounds, &over));
+            }
+            let _ends = Ends(&over);
+            one_round(&roots, &pids, threads, (seed, rounds), whole);
+        });
         rounds += 1;
         for entry in fs::read_dir(views.root(0)).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
     }
     cluster.assert_sound(true);
+}
+
+/// However a round ends, what goes on beside it ends as well.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u64, u64), whole: bool) {
@@ -375,15 +434,20 @@ fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u
 
 #[test]
 fn two_mounts_one_thread_each() {
-    histories_are_linearizable(2, 2);
+    histories_are_linearizable(2, 2, Beside::Nothing);
 }
 
 #[test]
 fn two_mounts_three_threads_each() {
-    histories_are_linearizable(2, 6);
+    histories_are_linearizable(2, 6, Beside::Nothing);
 }
 
 #[test]
 fn four_mounts_two_threads_each() {
-    histories_are_linearizable(4, 8);
+    histories_are_linearizable(4, 8, Beside::Nothing);
+}
+
+#[test]
+fn two_mounts_while_the_namenode_restarts_and_all_parts_stand_still() {
+    histories_are_linearizable(2, 4, Beside::Nemesis);
 }

@@ -24,6 +24,7 @@ mod nodes;
 mod open_race;
 mod operations;
 mod outside_suites;
+mod power_cut;
 mod privileges;
 mod programs;
 mod references;
