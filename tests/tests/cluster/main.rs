@@ -31,6 +31,7 @@ mod references;
 mod replication;
 mod restart;
 mod signals;
+mod stacked;
 mod stress;
 mod syncing;
 mod trust;
