@@ -5,6 +5,7 @@
 //! renamed over: a symbolic link, whose target tells which, and a file, whose contents do.
 
 use quarry_tests::linear::{Done, Operation, check};
+use quarry_tests::process::quarry;
 use quarry_tests::views::same_mount;
 use quarry_tests::watchdog::Watchdog;
 use quarry_tests::{Cluster, Views};
@@ -15,6 +16,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -314,32 +316,69 @@ enum Beside {
 const BLOW_PAUSE: Duration = Duration::from_millis(800);
 const STILL: Duration = Duration::from_millis(1500);
 
+/// Kills the NameNode and starts it again, from a process of its own: one that is started by this process has this one's files to close
+/// first, and those on a mount wait for the NameNode.
+struct Restarter {
+    shell: Child,
+    tell: Option<ChildStdin>,
+    restarts: u32,
+}
+
+impl Restarter {
+    /// Takes the NameNode over. To be called while no file on a mount is open.
+    fn new(cluster: &mut Cluster) -> Self {
+        let script = r#"
+            start() { "$0" namenode --config "$1" > /dev/null 2>> "$2" & pid=$!; }
+            start "$@"
+            while read -r _; do kill -9 $pid; wait $pid; start "$@"; done
+            kill -9 $pid; wait $pid
+        "#;
+        cluster.kill_namenode();
+        let mut shell = Command::new("bash")
+            .args(["-c", script])
+            .arg(quarry())
+            .args([cluster.path("namenode.toml"), cluster.path("logs/namenode.log")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { tell: shell.stdin.take(), shell, restarts: 0 }
+    }
+
+    fn restart(&mut self) {
+        self.restarts += 1;
+        let told = self.tell.as_mut().map(|tell| io::Write::write_all(tell, b"again\n"));
+        assert!(told.is_some_and(|told| told.is_ok()));
+    }
+}
+
+impl Drop for Restarter {
+    fn drop(&mut self) {
+        self.tell = None;
+        let _ = self.shell.wait();
+    }
+}
+
 /// Deals blows until it is `over`.
-fn nemesis(cluster: &mut Cluster, mounts: &[u32], seed: u64, over: &AtomicBool) {
+fn nemesis(restarter: &mut Restarter, others: &[u32], seed: u64, over: &AtomicBool) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut blows = [0; 3];
+    let mut stops = 0;
     while !over.load(Ordering::Relaxed) {
         std::thread::sleep(BLOW_PAUSE);
-        let kind = rng.random_range(0..3);
-        blows[kind] += 1;
-        let pid = match kind {
-            0 => {
-                cluster.kill_namenode();
-                cluster.start_namenode();
-                continue;
-            }
-            1 => mounts[rng.random_range(0..mounts.len())],
-            _ if rng.random_bool(0.5) => cluster.namenode().pid(),
-            _ => cluster.datanode(1).pid(),
-        };
+        if rng.random_bool(0.4) {
+            restarter.restart();
+            continue;
+        }
+        stops += 1;
+        let pid = others[rng.random_range(0..others.len())];
         let signal = |signal| Pid::from_raw(pid as i32).map(|pid| kill_process(pid, signal));
         let _ = signal(Signal::STOP);
         std::thread::sleep(STILL);
         let _ = signal(Signal::CONT);
     }
     eprintln!(
-        "{} restarts of the NameNode; {} mounts and {} servers stood still",
-        blows[0], blows[1], blows[2]
+        "{} restarts of the NameNode; mounts and the DataNode stood still {stops} times",
+        restarter.restarts
     );
 }
 
@@ -356,13 +395,18 @@ fn histories_are_linearizable(mounts: usize, threads: usize, beside: Beside) {
     while rounds == 0 || Instant::now() < end {
         let whole = threads <= mounts && !same_mount();
         let (roots, over) = (views.roots(), AtomicBool::new(false));
+        let others = [pids.as_slice(), &[cluster.datanode(1).pid()]].concat();
+        let mut restarter = (beside == Beside::Nemesis).then(|| Restarter::new(&mut cluster));
         std::thread::scope(|s| {
-            if beside == Beside::Nemesis {
-                s.spawn(|| nemesis(&mut cluster, &pids, seed ^ rounds, &over));
+            if let Some(restarter) = &mut restarter {
+                s.spawn(|| nemesis(restarter, &others, seed ^ rounds, &over));
             }
             let _ends = Ends(&over);
             one_round(&roots, &pids, threads, (seed, rounds), whole);
         });
+        if restarter.take().is_some() {
+            cluster.start_namenode();
+        }
         rounds += 1;
         for entry in fs::read_dir(views.root(0)).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
