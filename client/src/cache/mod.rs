@@ -30,6 +30,7 @@ use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::LeaseGrant;
 use quarry_host::clock;
+use quarry_host::metrics::table as metrics;
 use reads::Reads;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -130,6 +131,7 @@ impl Cache {
     /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it
     /// back, and its term need not be told from that of the others.
     pub(crate) fn recall(&self, number: u64, ino: Ino) {
+        metrics::CLIENT_RECALLS.add(&[], 1);
         let mut table = self.table();
         table.recall(ino);
         self.send(Job::Recalled { number, ino });
@@ -188,10 +190,11 @@ impl Cache {
     }
 
     /// A write has gone past the kernel's page cache, which does not forget what it has of the range if the write was asynchronous:
-    /// it is told to before this returns, but for the pages of reads under way, which it forgets after them.
+    /// when this returns it has forgotten, and reads that may have taken up what was there before are answered.
     pub(crate) async fn wrote_past_pages(&self, ino: Ino, range: Range<u64>) {
         let Some(invalidator) = self.invalidator.get() else { return };
         if self.reads.outdate(ino, &range) {
+            self.reads.outdated_end(ino, &range).await;
             forget::outside_reads(invalidator, &self.reads, ino, range).await;
         }
     }
@@ -219,6 +222,8 @@ impl Cache {
         table.lapse(clock::boot_instant());
         let found = table.find(query);
         self.pass_on(&mut table);
+        drop(table);
+        count_lookup(query, found.is_some());
         found
     }
 
@@ -264,6 +269,7 @@ impl Cache {
         }
         self.pass_on(&mut table);
         drop(table);
+        count_lookup(query, found.is_some());
         match found? {
             Ok(QueryReply::Attr(attr)) => {
                 let time = if self.may_remember(attr.ino) { time } else { Duration::ZERO };
@@ -319,4 +325,9 @@ impl Cache {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count_lookup(query: &Query, hit: bool) {
+    let cache = if matches!(query, Query::Lookup { .. }) { "names" } else { "attributes" };
+    metrics::CLIENT_CACHE.add(&[cache, if hit { "hit" } else { "miss" }], 1);
 }

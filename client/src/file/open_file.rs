@@ -125,6 +125,7 @@ impl OpenFile {
         if data.len() > u32::MAX as usize {
             return Err(FsError::Invalid);
         }
+        self.inode.work_for_current();
         let at = self.inode.write(position, data, kill_suidgid).await?;
         // If the write went through, its own error is on record.
         self.report()?;
@@ -142,6 +143,7 @@ impl OpenFile {
             return Ok(());
         }
         if !self.inode.may_wait() {
+            self.inode.work_for_current();
             self.inode.flush(false).await;
         }
         self.report()
@@ -164,6 +166,7 @@ impl OpenFile {
     /// # Errors
     /// That of an earlier write, once, or of reaching the disks.
     pub async fn fsync(&self) -> Result<(), FsError> {
+        self.inode.work_for_current();
         let synced = self.inode.sync().await;
         self.report()?;
         synced

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use extents::ExtentMap;
 use quarry_common::ids::LeaseGeneration;
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::mode::without_suidgid;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::fs::{Attr, SetAttr, Slice, Timestamp, WindowCommit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +32,6 @@ use tokio::time::Instant;
 
 /// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
 const RUN_MIN: u32 = 256 << 10;
-
-const S_ISUID: u16 = 0o4000;
-const S_ISGID: u16 = 0o2000;
-const S_IXGRP: u16 = 0o010;
 
 /// The uncommitted data of one file.
 #[derive(Debug, Default)]
@@ -139,6 +136,15 @@ impl WriteBuffer {
         self.windows.values().any(|window| window.oldest() <= sequence)
     }
 
+    /// Whether a write up to `sequence` whose call returned under a lease is not committed.
+    pub(crate) fn is_leased_to(&self, sequence: u64) -> bool {
+        self.windows.values().any(|window| {
+            let waits = self.lease.is_some() && window.first.is_some_and(|(first, _)| first <= sequence);
+            let flies = |f: &Flying| !f.void && f.lease.is_some() && f.first <= sequence;
+            waits || window.flying.as_ref().is_some_and(flies)
+        })
+    }
+
     /// Whether a write waits that no job has taken for `age`.
     pub(crate) fn is_aged(&self, now: Instant, age: Duration) -> bool {
         let aged = |window: &DirtyWindow| {
@@ -168,10 +174,7 @@ impl WriteBuffer {
             attr.ctime = attr.ctime.max(time);
         }
         if self.kill_at.is_some() {
-            attr.mode &= !S_ISUID;
-            if attr.mode & S_IXGRP != 0 {
-                attr.mode &= !S_ISGID;
-            }
+            attr.mode = without_suidgid(attr.mode);
         }
     }
 
