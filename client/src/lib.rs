@@ -26,7 +26,7 @@ mod transfer;
 pub use cache::{Forgotten, Invalidator};
 pub use config::ClientConfig;
 pub use error::ClientError;
-pub use file::{OpenFile, OpenMode};
+pub use file::{OpenFile, OpenMode, Piece};
 pub use fs::{
     Changes, ChangesError, Credentials, DirPage, Entry, FileSystem, Listing, NewFile, PagesRead, Unwritten,
 };

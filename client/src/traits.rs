@@ -46,6 +46,6 @@ pub(crate) trait ChunkIo: Send + Sync {
     async fn put(&self, ino: Ino, data: Bytes, durable: bool) -> Result<NewChunk, FsError>;
     /// Exactly this range of a chunk, its checksums verified.
     async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, GetError>;
-    /// The chunks are on disk on all their holders.
+    /// The chunks are on disk on all their holders; on all members of their groups, if no holder is named.
     async fn sync(&self, chunks: &[NewChunk]) -> Result<(), FsError>;
 }

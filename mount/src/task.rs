@@ -15,6 +15,8 @@ const HARMLESS: u64 = bit(17) | bit(18) | bit(19) | bit(20) | bit(21) | bit(22) 
 /// flock(2) in the tables of system calls of x86-64, i386 and the architectures that share the generic one (arm64, riscv64).
 /// These numbers stand for no call of fcntl(2) in any of them.
 const FLOCK: [&str; 3] = ["73", "143", "32"];
+/// write(2) and pwrite64(2) in the same tables.
+const WRITES: [&str; 6] = ["1", "18", "4", "181", "64", "68"];
 /// CAP_FSETID of `linux/capability.h`.
 const CAP_FSETID: u32 = 4;
 
@@ -63,6 +65,13 @@ impl Task {
         lock_family(&call)
     }
 
+    /// How many bytes the thread writes with its call, of which the request may be a part. To be asked during a write only; unknown
+    /// where the kernel does not show it, and for the calls that gather their bytes.
+    pub(crate) fn bytes_of_call(self) -> Option<u64> {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.tid)).ok()?;
+        bytes_of_call(&call)
+    }
+
     fn status(self) -> Option<String> {
         // The kernel itself asks as thread 0.
         (self.tid != 0).then(|| std::fs::read_to_string(format!("/proc/{}/status", self.tid)).ok()).flatten()
@@ -88,6 +97,13 @@ fn lock_family(call: &str) -> LockFamily {
         Some(number) if FLOCK.contains(&number) => LockFamily::Flock,
         _ => LockFamily::Record,
     }
+}
+
+fn bytes_of_call(call: &str) -> Option<u64> {
+    let mut words = call.split_whitespace();
+    let number = words.next()?;
+    let count = words.nth(2)?;
+    WRITES.contains(&number).then(|| u64::from_str_radix(count.strip_prefix("0x")?, 16).ok()).flatten()
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
@@ -152,6 +168,16 @@ mod tests {
         );
         for other in ["72 0x3 0x6\n", "221 0x3 0x6\n", "55 0x3\n", "25 0x3\n", "running\n", ""] {
             assert_eq!(lock_family(other), LockFamily::Record, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_call_tells_how_much_it_writes() {
+        let call =
+            |number: u32| format!("{number} 0x3 0x7f47e1ccb720 0x300000 0x0 0x0 0x0 0x7ffe24251fb8 0x7f\n");
+        assert_eq!([1, 18, 64].map(|number| bytes_of_call(&call(number))), [Some(3 << 20); 3]);
+        for other in [&*call(20), "running\n", "1 0x3\n", ""] {
+            assert_eq!(bytes_of_call(other), None, "{other}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::loop_disk::LoopDisk;
 use crate::ports::{self, Port};
+use crate::power::Disk;
 use crate::process::{Process, run_quarry};
 use crate::wait::eventually;
 use rustix::mount::{UnmountFlags, unmount};
@@ -25,6 +26,7 @@ pub struct Options {
     namenode_settings: String,
     datanode_settings: String,
     loop_disks: Vec<u32>,
+    disks: bool,
 }
 
 impl Options {
@@ -72,6 +74,13 @@ impl Options {
         self
     }
 
+    /// Each server gets a disk of its own, so that [`Cluster::cut_power`] is possible.
+    #[must_use]
+    pub fn disks(mut self) -> Self {
+        self.disks = true;
+        self
+    }
+
     /// Starts it and waits until all nodes are healthy.
     ///
     /// # Panics
@@ -89,6 +98,7 @@ pub struct Cluster {
     namenode_port: Port,
     datanodes: Vec<(Option<Process>, Port)>,
     disks: BTreeMap<u32, LoopDisk>,
+    supplies: Vec<Disk>,
 }
 
 impl Cluster {
@@ -101,6 +111,7 @@ impl Cluster {
             namenode_settings: String::new(),
             datanode_settings: String::new(),
             loop_disks: Vec::new(),
+            disks: false,
         }
     }
 
@@ -115,8 +126,14 @@ impl Cluster {
         let path = dir.path().to_path_buf();
         quarry_ok(&["init", &show(&path.join("ca")), "--name", "test"]);
         let namenode_port = ports::reserve();
-        let mut cluster =
-            Self { dir, namenode: None, namenode_port, datanodes: Vec::new(), disks: BTreeMap::new() };
+        let mut cluster = Self {
+            dir,
+            namenode: None,
+            namenode_port,
+            datanodes: Vec::new(),
+            disks: BTreeMap::new(),
+            supplies: Vec::new(),
+        };
         fs::create_dir(path.join("logs")).expect("make the log directory");
         cluster.certificate("namenode", "1");
         cluster.certificate_into("client-test", "admin", "test", &[]);
@@ -134,6 +151,9 @@ impl Cluster {
             format!("namenode = \"{address}\"\ncerts = \"certs/client-test\"\n"),
         )
         .expect("write a configuration");
+        if options.disks {
+            cluster.add_disk("namenode");
+        }
         quarry_ok(&["namenode", "format", "--config", &show(&path.join("namenode.toml"))]);
         cluster.start_namenode();
         for number in 1..=options.datanodes {
@@ -163,8 +183,15 @@ impl Cluster {
         }
         toml += &options.datanode_settings;
         fs::write(self.path(&format!("datanode-{number}.toml")), toml).expect("write a configuration");
+        if options.disks {
+            self.add_disk(&format!("datanode-{number}"));
+        }
         self.datanodes.push((None, port));
         self.start_datanode(number);
+    }
+
+    fn add_disk(&mut self, name: &str) {
+        self.supplies.push(Disk::new(self.path(&format!("{name}.img")), self.path(name)));
     }
 
     /// Starts one more DataNode than there are, with default settings.
@@ -283,6 +310,25 @@ impl Cluster {
         }
     }
 
+    /// Kills every server, cuts the power of their disks, and starts the servers again as after a boot.
+    ///
+    /// # Panics
+    /// When a disk cannot be stopped, or a server does not start.
+    pub fn cut_power(&mut self) {
+        self.kill_servers();
+        self.supplies.iter().for_each(Disk::cut_power);
+        for number in 1..=self.datanodes.len() {
+            let run = self.path(&format!("datanode-{number}/quarry-run.toml"));
+            let text = fs::read_to_string(&run).expect("the node took note that it runs");
+            let other = |line: &str| match line.starts_with("boot_id") {
+                true => "boot_id = \"another\"\n".to_owned(),
+                false => format!("{line}\n"),
+            };
+            fs::write(&run, text.lines().map(other).collect::<String>()).expect("write the boot's name");
+        }
+        self.start_servers();
+    }
+
     /// Waits until every node is healthy and every placement group is complete.
     pub fn wait_healthy(&self) {
         eventually("all nodes healthy, all groups complete", HEALTHY_LIMIT, || {
@@ -395,6 +441,9 @@ impl Drop for Cluster {
         for entry in below.filter(|e| e.file_name().to_string_lossy().starts_with("mnt-")) {
             let _ = unmount(entry.path(), UnmountFlags::DETACH);
         }
+        // Before their directory is removed.
+        self.kill_servers();
+        self.supplies.clear();
     }
 }
 

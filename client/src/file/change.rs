@@ -95,6 +95,7 @@ impl Inode {
             .await?;
         if from.ino != self.ino {
             self.shared.unsynced.share(from.ino, self.ino);
+            self.shared.unsynced.copied(self.ino, copy.to_offset..copy.to_offset.saturating_add(bytes));
         }
         Ok(bytes)
     }

@@ -19,6 +19,7 @@
 mod budget;
 mod buffer;
 mod cache;
+mod calls;
 mod change;
 mod errors;
 mod fetch;
@@ -41,6 +42,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use calls::Piece;
 pub(crate) use files::Files;
 pub(crate) use inode::Inode;
 pub use open_file::{OpenFile, OpenMode};

@@ -1,5 +1,6 @@
 //! A handle of a file.
 
+use super::calls::Calls;
 use super::change::CopyRange;
 use super::errors::ErrorCursor;
 use super::inode::Inode;
@@ -40,20 +41,22 @@ pub struct OpenMode {
 /// handle that is open reports the error once, at its next write, [`flush`](Self::flush) or
 /// [`fsync`](Self::fsync).
 pub struct OpenFile {
-    inode: Arc<Inode>,
+    pub(super) inode: Arc<Inode>,
     mode: OpenMode,
     errors: Mutex<ErrorCursor>,
     pattern: Mutex<Pattern>,
     /// What the inode told when the handle was opened.
     opened: u64,
     released: AtomicBool,
+    pub(super) calls: Calls,
 }
 
 impl OpenFile {
     pub(crate) fn new(inode: Arc<Inode>, mode: OpenMode) -> Self {
         let (errors, opened) = inode.state().open();
         let released = AtomicBool::new(false);
-        Self { inode, mode, errors: Mutex::new(errors), pattern: Mutex::default(), opened, released }
+        let (pattern, calls) = Default::default();
+        Self { inode, mode, errors: Mutex::new(errors), pattern, opened, released, calls }
     }
 
     /// The inode number.
@@ -133,9 +136,13 @@ impl OpenFile {
     /// [`flush`](Self::flush).
     ///
     /// # Errors
-    /// That of an earlier write, once.
+    /// That of an earlier write, once. A handle that only reads has lost nothing: its close leaves the error to those that write, or to
+    /// its own [`fsync`](Self::fsync).
     pub async fn closing(&self) -> Result<(), FsError> {
-        if self.mode.write && !self.inode.may_wait() {
+        if !self.mode.write {
+            return Ok(());
+        }
+        if !self.inode.may_wait() {
             self.inode.work_for_current();
             self.inode.flush(false).await;
         }

@@ -7,6 +7,8 @@ use super::registry::Registry;
 use super::shared::Shared;
 use super::space::Room;
 use bytes::Bytes;
+use futures::future::join_all;
+use quarry_common::ids::Ino;
 use quarry_common::limits::{CHUNK_SIZE, FILE_SIZE_MAX};
 use quarry_common::wire::error::FsError;
 use std::ops::Range;
@@ -25,6 +27,8 @@ const APPEND_ASKS: u32 = 1000;
 const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// How long a recall waits for writes that were just given the right: they have the data at hand.
 const WRITERS_WAIT: Duration = Duration::from_millis(20);
+/// How long a write that must be sure of its space waits for what others have buffered.
+const OTHERS_WAIT: Duration = Duration::from_secs(5);
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +125,10 @@ impl Inode {
         };
         held.settle(kept.grown);
         let room = self.shared.room_for(data.len() as u64).await;
+        if room == Room::Short {
+            // What was let into the buffer before has the right to the space that is left.
+            flush_others(&self.registry, self.ino).await;
+        }
         if kept.complete || budget.is_short() {
             self.wake_flusher();
         }
@@ -179,6 +187,7 @@ impl Inode {
     /// Waits until the writes that are under way have put their data, but not for long. To be called before a recall takes the
     /// right away that one of them was just given: or two mounts that write in turn could take it from each other for ever.
     pub(crate) async fn let_writers_go_first(&self) {
+        self.calls_end().await;
         let mut writing = self.writing.subscribe();
         let none = writing.wait_for(Vec::is_empty);
         let _ = tokio::time::timeout(WRITERS_WAIT, none).await;
@@ -262,6 +271,12 @@ pub(crate) fn start_flush(registry: &Registry<Inode>) {
         let sequence = inode.state().sequence();
         inode.start_flush(sequence, false);
     }
+}
+
+/// Sends what is dirty now of all files but one and waits for that, but not for long where it cannot be sent.
+async fn flush_others(registry: &Registry<Inode>, but: Ino) {
+    let others: Vec<_> = registry.all_dirty().into_iter().filter(|inode| inode.ino != but).collect();
+    let _ = tokio::time::timeout(OTHERS_WAIT, join_all(others.iter().map(|inode| inode.flush(false)))).await;
 }
 
 /// What became of an attempt to put a write into the buffer.

@@ -6,6 +6,7 @@
 //! it. Such a request waits until the handle that is in its way is released.
 
 use super::FileSystem;
+use crate::file::OpenFile;
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::session::{Lock, LockFamily, LockKind};
@@ -173,6 +174,16 @@ impl FileSystem {
         self.unlock_owner(ino, owner).await
     }
 
+    /// close(2) of a handle by an owner of locks: brings in what may not wait, and frees the locks, whatever comes of the other.
+    ///
+    /// # Errors
+    /// That of an earlier write, once; else those of [`unlock_closing`](Self::unlock_closing).
+    pub async fn close_handle(&self, file: &OpenFile, handle: u64, owner: u64) -> Result<(), FsError> {
+        let flushed = file.closing().await;
+        let unlocked = self.unlock_closing(file.ino(), handle, owner).await;
+        flushed.and(unlocked)
+    }
+
     /// A handle is released: what was locked through it and is still locked is freed.
     ///
     /// # Errors
@@ -213,8 +224,34 @@ impl FileSystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::OpenMode;
+    use crate::testing::{Fate, World};
+    use quarry_common::wire::fs::Caller;
+    use quarry_common::wire::session::Request;
 
     const INO: Ino = Ino(5);
+
+    #[tokio::test]
+    async fn a_write_error_is_told_at_close_though_the_unlock_fails_as_well() {
+        let world = World::new(0).await;
+        let fs = world.mount().await;
+        let open = OpenMode { read: true, write: true, ..OpenMode::default() };
+        let caller = Caller { uid: 0, gid: 0 };
+        let (attr, file) = fs.create_open(Ino::ROOT, b"f", 0o644, 0, caller, open).await.unwrap();
+        let (kind, family) = (LockKind::Write, LockFamily::default());
+        let lock = Lock { owner: 1, pid: 0, start: 0, end: u64::MAX, kind, family };
+        fs.set_lock(attr.ino, lock, false).await.unwrap();
+        fs.0.owners.enter(attr.ino, 1, 10, Instant::now()).await;
+        let fails = |request: &Request| matches!(request, Request::SetLock { .. } | Request::Mutate { .. });
+        world.namenode.judge(move |request| match fails(request) {
+            true => Fate::Fail(FsError::NoLocks.into()),
+            false => Fate::Normal,
+        });
+        let inode = fs.0.files.known(attr.ino).unwrap();
+        let _ = inode.state().failed(&[], FsError::NoSpace);
+        assert_eq!(fs.close_handle(&file, 10, 1).await, Err(FsError::NoSpace));
+        assert_eq!(file.fsync().await, Ok(()), "it is told once");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_number_that_is_used_again_waits_for_the_release_of_what_had_it() {

@@ -174,6 +174,18 @@ impl FileSystem {
         opened
     }
 
+    /// An inode's attributes, as the kernel asks for them to check permissions. If the inode is gone, the kernel tries again by name.
+    ///
+    /// # Errors
+    /// Those of [`attr_entry`](Self::attr_entry).
+    pub async fn attr_entry_for(&self, task: u32, ino: Ino) -> Result<Entry, FsError> {
+        let found = self.attr_entry(ino).await;
+        if matches!(found, Err(FsError::Stale)) {
+            self.0.retries.begin(task, None);
+        }
+        found
+    }
+
     /// The look-up of a second attempt: what is held for it, or what is there now and then stays for its opening.
     pub(super) async fn lookup_again(&self, task: u32, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         if let Some(ino) = self.0.retries.held(task, parent, name) {
@@ -247,6 +259,21 @@ mod tests {
         };
         let (made, gone) = tokio::join!(fs.create_entry(Ino::ROOT, b"f", new_file(false)), remove);
         assert_ne!(made.unwrap().0.attr.ino, gone.ino);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_ends_at_the_permission_check_is_a_first_one_as_well() {
+        let world = World::new(0).await;
+        let fs = world.mount().await;
+        assert_eq!(fs.attr_entry_for(7, Ino(999)).await.err(), Some(FsError::Stale));
+        assert!(fs.0.retries.is_one(7));
+        let there =
+            fs.create(Ino::ROOT, b"f", NewNode::File { open: false }, 0o600, 0, CALLER).await.unwrap();
+        fs.lookup_entry(7, Ino::ROOT, b"f").await.unwrap();
+        fs.unlink(Ino::ROOT, b"f").await.unwrap();
+        // What the second attempt has found stays until it is opened.
+        fs.attr_entry_for(7, there.ino).await.unwrap();
+        fs.open_entry(7, there.ino, OpenMode { read: true, ..OpenMode::default() }).await.unwrap();
     }
 
     #[tokio::test]

@@ -30,9 +30,12 @@ impl Transfer {
     pub(super) async fn sync_hard(&self, chunks: &[NewChunk]) -> Result<(), FsError> {
         let by_id: BTreeMap<ChunkId, &NewChunk> = chunks.iter().map(|chunk| (chunk.info.id, chunk)).collect();
         let mut todo: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+        let members = self.placement.current(&self.session).await?;
         for chunk in by_id.values() {
-            for holder in &chunk.holders {
-                todo.entry(*holder).or_default().push(chunk.info.id);
+            let group = members.group(chunk.info.id.pg()).filter(|_| chunk.holders.is_empty());
+            let all = group.into_iter().flat_map(|group| group.writers());
+            for holder in chunk.holders.iter().copied().chain(all) {
+                todo.entry(holder).or_default().push(chunk.info.id);
             }
         }
         let mut pause = Backoff::new(PAUSE_FIRST, PAUSE_MAX);

@@ -10,7 +10,7 @@ use fuser::{
     Errno, FileHandle, FopenFlags, INodeNo, LockOwner, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
     ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
-use quarry_client::{Credentials, NewFile, OpenFile, OpenMode};
+use quarry_client::{Credentials, NewFile, OpenFile, OpenMode, Piece};
 use quarry_common::wire::error::FsError;
 use quarry_host::clock;
 use quarry_host::metrics::table::{MOUNT_BYTES, MOUNT_OPERATION};
@@ -139,13 +139,22 @@ impl Adapter {
                 return file.write_page(offset, data, false).await;
             }
             let length = data.len() as u32;
-            let offset = (!file.mode().append).then_some(offset);
+            let append = file.mode().append;
+            if append {
+                let piece = Piece { task: task.tid(), offset, length: length.into() };
+                file.begin_piece(piece, || task.bytes_of_call());
+            }
+            let offset = (!append).then_some(offset);
             // The kernel has looked at the capabilities; at the groups only where they count.
             let credentials = || match kill {
                 true => Credentials { keeps_suidgid: false, ..task.credentials() },
                 false => Credentials { keeps_suidgid: true, groups: Vec::new() },
             };
-            let at = fs.write_as(&file, offset, data, credentials).await?;
+            let written = fs.write_as(&file, offset, data, credentials).await;
+            if append {
+                file.end_piece(written.is_ok());
+            }
+            let at = written?;
             if is_direct(&file, direct_io) {
                 fs.wrote_past_pages(file.ino(), at..at.saturating_add(length.into())).await;
                 // For handles in the page cache the kernel asks for the sync itself. O_SYNC has the bit of O_DSYNC.
@@ -164,20 +173,9 @@ impl Adapter {
         });
     }
 
-    pub(super) fn file_flush(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        let (file, fs, ino) = (self.file(fh), self.fs.clone(), convert::ino(ino));
-        let work = async move {
-            let flushed = file?.closing().await;
-            let unlocked = fs.unlock_closing(ino, fh.0, owner.0).await;
-            flushed.and(unlocked)
-        };
+    pub(super) fn file_flush(&self, req: &Request, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let (file, fs) = (self.file(fh), self.fs.clone());
+        let work = async move { fs.close_handle(&*file?, fh.0, owner.0).await };
         self.answer("flush", req, work, reply_empty(reply));
     }
 

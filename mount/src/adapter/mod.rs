@@ -121,6 +121,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_EXPORT_SUPPORT,
+            // Of idmapped mounts the kernel maps owners both ways.
+            InitFlags::FUSE_ALLOW_IDMAP,
         ] {
             if config.add_capabilities(flag).is_err() {
                 tracing::warn!(?flag, "the kernel lacks a capability");
@@ -289,8 +291,8 @@ impl Filesystem for Adapter {
         self.file_write(req, fh, offset, data, (write_flags, flags.0), reply);
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.file_flush(req, ino, fh, lock_owner, reply);
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.file_flush(req, fh, lock_owner, reply);
     }
 
     fn release(

@@ -64,8 +64,8 @@ impl Adapter {
     }
 
     pub(super) fn name_getattr(&self, req: &Request, ino: INodeNo, reply: ReplyAttr) {
-        let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        self.answer("getattr", req, async move { fs.attr_entry(ino).await }, reply_attr(reply));
+        let (fs, ino, task) = (self.fs.clone(), convert::ino(ino), req.pid());
+        self.answer("getattr", req, async move { fs.attr_entry_for(task, ino).await }, reply_attr(reply));
     }
 
     pub(super) fn name_setattr(

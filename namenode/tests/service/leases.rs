@@ -185,3 +185,36 @@ async fn ack(client: &Client, ino: Ino) {
     let recalls = client.pushes.all().into_iter().filter_map(number).collect();
     client.ask(Request::RecallDone { recalls }).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_lives_and_never_answers_gets_no_lease_for_a_while_and_is_then_evicted() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let a = Arc::new(a);
+    let mut inos = Vec::new();
+    for name in ["x0", "x1", "x2", "y"] {
+        inos.push(b.attr_of(file(name)).await.ino);
+    }
+    for (name, ino) in ["x0", "x1", "x2"].iter().zip(&inos) {
+        assert!(leases_of_lookup(&a, name).await.contains(ino));
+    }
+    let living = {
+        let a = a.clone();
+        tokio::spawn(async move {
+            while a.ask(Request::Renew { acknowledged: 0 }).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        })
+    };
+    for (missed, ino) in inos[..3].iter().enumerate() {
+        assert!(!living.is_finished(), "evicted after {missed}");
+        let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+        b.attr_of(Mutation::SetAttr { ino: *ino, set, keep_sgid: true }).await;
+        if missed < 2 {
+            assert_eq!(leases_of_lookup(&a, "y").await, [], "it would delay others again");
+        }
+    }
+    eventually("it is evicted", async || living.is_finished()).await;
+    assert_eq!(a.ask(Request::Renew { acknowledged: 0 }).await, Err(ServiceError::SessionExpired));
+    running.stop().await;
+}

@@ -328,6 +328,34 @@ fn appends_of_two_mounts_never_overwrite() {
     }
 }
 
+/// The kernel hands it over in pieces of 1 MiB, the first of them smaller, as the buffer does not begin with a page.
+#[test]
+fn an_append_of_several_mebibytes_stays_in_one_piece() {
+    const RECORDS: u8 = 8;
+    const RECORD: usize = 3 << 20;
+    let (_cluster, views) = two();
+    File::create(views.path(0, "log")).unwrap();
+    std::thread::scope(|s| {
+        for view in [0, 1] {
+            let path = views.path(view, "log");
+            s.spawn(move || {
+                let mut log = File::options().append(true).open(path).unwrap();
+                for n in 0..RECORDS {
+                    let record = vec![view as u8 * RECORDS + n; RECORD + 100];
+                    assert_eq!(log.write(&record[100..]).unwrap(), RECORD);
+                }
+            });
+        }
+    });
+    let all = fs::read(views.path(1, "log")).unwrap();
+    assert_eq!(all.len(), 2 * usize::from(RECORDS) * RECORD);
+    let mut seen = BTreeSet::new();
+    for record in all.chunks(RECORD) {
+        assert!(record.iter().all(|byte| *byte == record[0]), "a record of {} is torn", record[0]);
+        assert!(seen.insert(record[0]), "{} is there twice", record[0]);
+    }
+}
+
 #[test]
 fn a_write_is_seen_through_a_mapping() {
     let (_cluster, views) = two();

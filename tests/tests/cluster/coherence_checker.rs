@@ -5,17 +5,20 @@
 //! renamed over: a symbolic link, whose target tells which, and a file, whose contents do.
 
 use quarry_tests::linear::{Done, Operation, check};
+use quarry_tests::process::quarry;
 use quarry_tests::views::same_mount;
 use quarry_tests::watchdog::Watchdog;
 use quarry_tests::{Cluster, Views};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Operations of all threads in one round, which is the short form.
@@ -300,25 +303,125 @@ fn unless(result: io::Result<()>, kind: ErrorKind) -> io::Result<bool> {
     }
 }
 
+/// What goes on beside the operations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// The NameNode is killed and started again, and servers and mounts stand still for less than a lease's term: nothing of it may
+    /// cost an operation.
+    Nemesis,
+}
+
+/// Pauses between two blows, and how long something stands still.
+const BLOW_PAUSE: Duration = Duration::from_millis(800);
+const STILL: Duration = Duration::from_millis(1500);
+
+/// Kills the NameNode and starts it again, from a process of its own: one that is started by this process has this one's files to close
+/// first, and those on a mount wait for the NameNode.
+struct Restarter {
+    shell: Child,
+    tell: Option<ChildStdin>,
+    restarts: u32,
+}
+
+impl Restarter {
+    /// Takes the NameNode over. To be called while no file on a mount is open.
+    fn new(cluster: &mut Cluster) -> Self {
+        let script = r#"
+            start() { "$0" namenode --config "$1" > /dev/null 2>> "$2" & pid=$!; }
+            start "$@"
+            while read -r _; do kill -9 $pid; wait $pid; start "$@"; done
+            kill -9 $pid; wait $pid
+        "#;
+        cluster.kill_namenode();
+        let mut shell = Command::new("bash")
+            .args(["-c", script])
+            .arg(quarry())
+            .args([cluster.path("namenode.toml"), cluster.path("logs/namenode.log")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { tell: shell.stdin.take(), shell, restarts: 0 }
+    }
+
+    fn restart(&mut self) {
+        self.restarts += 1;
+        let told = self.tell.as_mut().map(|tell| io::Write::write_all(tell, b"again\n"));
+        assert!(told.is_some_and(|told| told.is_ok()));
+    }
+}
+
+impl Drop for Restarter {
+    fn drop(&mut self) {
+        self.tell = None;
+        let _ = self.shell.wait();
+    }
+}
+
+/// Deals blows until it is `over`.
+fn nemesis(restarter: &mut Restarter, others: &[u32], seed: u64, over: &AtomicBool) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut stops = 0;
+    while !over.load(Ordering::Relaxed) {
+        std::thread::sleep(BLOW_PAUSE);
+        if rng.random_bool(0.4) {
+            restarter.restart();
+            continue;
+        }
+        stops += 1;
+        let pid = others[rng.random_range(0..others.len())];
+        let signal = |signal| Pid::from_raw(pid as i32).map(|pid| kill_process(pid, signal));
+        let _ = signal(Signal::STOP);
+        std::thread::sleep(STILL);
+        let _ = signal(Signal::CONT);
+    }
+    eprintln!(
+        "{} restarts of the NameNode; mounts and the DataNode stood still {stops} times",
+        restarter.restarts
+    );
+}
+
 /// So many threads on so many mounts, for one round or for `QUARRY_LINEAR_SECONDS`.
-fn histories_are_linearizable(mounts: usize, threads: usize) {
+fn histories_are_linearizable(mounts: usize, threads: usize, beside: Beside) {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let seed = number("QUARRY_SEED").unwrap_or_else(rand::random);
     eprintln!("QUARRY_SEED={seed}");
     let end = Instant::now() + Duration::from_secs(number("QUARRY_LINEAR_SECONDS").unwrap_or(0));
-    let cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
     let mut views = Views::new(&cluster, mounts);
     let pids = views.pids();
     let mut rounds = 0;
     while rounds == 0 || Instant::now() < end {
         let whole = threads <= mounts && !same_mount();
-        one_round(&views.roots(), &pids, threads, (seed, rounds), whole);
+        let (roots, over) = (views.roots(), AtomicBool::new(false));
+        let others = [pids.as_slice(), &[cluster.datanode(1).pid()]].concat();
+        let mut restarter = (beside == Beside::Nemesis).then(|| Restarter::new(&mut cluster));
+        std::thread::scope(|s| {
+            if let Some(restarter) = &mut restarter {
+                s.spawn(|| nemesis(restarter, &others, seed ^ rounds, &over));
+            }
+            let _ends = Ends(&over);
+            one_round(&roots, &pids, threads, (seed, rounds), whole);
+        });
+        if restarter.take().is_some() {
+            cluster.start_namenode();
+        }
         rounds += 1;
         for entry in fs::read_dir(views.root(0)).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
     }
     cluster.assert_sound(true);
+}
+
+/// However a round ends, what goes on beside it ends as well.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u64, u64), whole: bool) {
@@ -375,15 +478,20 @@ fn one_round(roots: &[PathBuf], pids: &[u32], threads: usize, (seed, number): (u
 
 #[test]
 fn two_mounts_one_thread_each() {
-    histories_are_linearizable(2, 2);
+    histories_are_linearizable(2, 2, Beside::Nothing);
 }
 
 #[test]
 fn two_mounts_three_threads_each() {
-    histories_are_linearizable(2, 6);
+    histories_are_linearizable(2, 6, Beside::Nothing);
 }
 
 #[test]
 fn four_mounts_two_threads_each() {
-    histories_are_linearizable(4, 8);
+    histories_are_linearizable(4, 8, Beside::Nothing);
+}
+
+#[test]
+fn two_mounts_while_the_namenode_restarts_and_all_parts_stand_still() {
+    histories_are_linearizable(2, 4, Beside::Nemesis);
 }

@@ -69,3 +69,32 @@ fn fallocate_of_more_than_is_free_is_refused() {
         );
     }
 }
+
+/// Programs that do not fsync: what was taken in without an error is there, the rest was refused at the write.
+#[test]
+fn what_a_full_cluster_took_is_whole() {
+    let cluster = Cluster::options().datanodes(1).replication("1").capacity(64 << 20).start();
+    let mut mount = cluster.mount();
+    // Not a multiple of a chunk: the rest waits in the mount for a while.
+    let content = |i: usize| (0..5_000_000).map(|at| (at / 1000 + i) as u8).collect::<Vec<u8>>();
+    let (mut taken, mut refused) = (Vec::new(), 0);
+    for i in 0..40 {
+        let name = format!("f{i}");
+        match fs::write(mount.path(&name), content(i)) {
+            Ok(()) => taken.push(i),
+            Err(e) => {
+                assert_eq!(e.raw_os_error(), Some(libc::ENOSPC), "{e}");
+                refused += 1;
+            }
+        }
+        if refused == 4 {
+            break;
+        }
+    }
+    assert!(refused > 0 && taken.len() > 6, "{} were taken and {refused} refused", taken.len());
+    mount.remount();
+    for i in taken {
+        assert!(fs::read(mount.path(&format!("f{i}"))).unwrap() == content(i), "f{i} is not whole");
+    }
+    cluster.assert_sound(false);
+}

@@ -4,6 +4,7 @@ use quarry_tests::process::shell;
 use quarry_tests::{Cluster, eventually, program};
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -139,4 +140,23 @@ fn a_hangup_ends_no_part() {
     }
     assert!(mount.process().exited().is_none() && cluster.namenode().exited().is_none());
     assert!(cluster.datanode(1).exited().is_none());
+}
+
+#[test]
+fn a_mount_without_servers_ends_in_time_and_says_what_is_lost() {
+    let mut cluster = Cluster::options().datanodes(1).replication("1").start();
+    let mut mount = cluster.mount();
+    let mut file = fs::File::create(mount.path("f")).unwrap();
+    file.write_all(&[7; 100_000]).unwrap();
+    cluster.kill_servers();
+    // A program that waits for the cluster keeps the mount busy.
+    let path = mount.path("g");
+    let waiting = std::thread::spawn(move || fs::write(path, [8; 100_000]));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!waiting.is_finished());
+    let ended = mount.process().stop(Duration::from_secs(60));
+    assert!(ended.is_some(), "{}", mount.process().log_end(10));
+    let log = mount.process().log_end(10);
+    assert!(log.contains("the cluster does not take the last changes") && log.contains("files=1"), "{log}");
+    waiting.join().unwrap().expect_err("what waits is told");
 }

@@ -47,6 +47,8 @@ pub(super) struct Cluster {
     pub(super) lease: AtomicU64,
     /// The free space that is told.
     pub(super) free: AtomicU64,
+    /// Bytes that can still be put.
+    pub(super) room: AtomicU64,
 }
 
 struct Inner {
@@ -129,6 +131,7 @@ impl Cluster {
             layouts: AtomicUsize::new(0),
             lease: AtomicU64::new(1),
             free: AtomicU64::new(1 << 39),
+            room: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -290,7 +293,9 @@ impl ChunkIo for Cluster {
     async fn put(&self, _ino: Ino, data: Bytes, durable: bool) -> Result<NewChunk, FsError> {
         assert!(!data.is_empty() && data.len() <= 2 << 20);
         self.delay().await;
-        if self.full.load(Ordering::Relaxed) {
+        let left = |room: u64| room.checked_sub(data.len() as u64);
+        let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        if self.full.load(Ordering::Relaxed) || taken.is_err() {
             return Err(FsError::NoSpace);
         }
         let info = {

@@ -81,3 +81,35 @@ async fn a_new_file_does_not_wait_for_the_disks_before_its_first_fsync() {
     assert!(!mount.files.is_unsynced(ino));
     assert_eq!(cluster.volatile_chunks(ino), 0);
 }
+
+/// Only the mount that wrote it knows that it is on no disk.
+#[tokio::test]
+async fn a_copy_of_what_another_mount_wrote_is_on_the_disks_after_its_fsync() {
+    let cluster = Cluster::new(1, Faults::default());
+    let (from, to) = (cluster.create("a").ino, cluster.create("b").ino);
+    let (theirs, ours) = (fresh(&cluster), fresh(&cluster));
+    let written = theirs.open(from);
+    for i in 0..3 {
+        written.write(i << 21, pattern(i, 100_000), false).await.unwrap();
+    }
+    written.flush().await.unwrap();
+    assert!(cluster.volatile_chunks(from) > 0);
+    let (source, copy) = (ours.open(from), ours.open(to));
+    // Far behind the end, so that a hole lies before it.
+    let mut done = 0;
+    while done < 5 << 20 {
+        let copied = copy.copy_from(&source, done, (1 << 30) + done, (5 << 20) - done, false).await.unwrap();
+        assert!(copied > 0);
+        done += copied;
+        if done >= 2 * (2 << 20) + 100_000 {
+            break;
+        }
+    }
+    copy.copy_from(&source, 0, 0, 100_000, false).await.unwrap();
+    copy.fsync().await.unwrap();
+    cluster.power_failure();
+    let mount = fresh(&cluster);
+    let copy = mount.open(to);
+    assert_eq!(read(&copy, 0, 100_000).await.as_deref(), Ok(&pattern(0, 100_000)[..]));
+    assert_eq!(read(&copy, (1 << 30) + (4 << 20), 100_000).await.as_deref(), Ok(&pattern(2, 100_000)[..]));
+}

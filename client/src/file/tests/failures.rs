@@ -1,8 +1,10 @@
 //! Errors reach every handle once, and nothing hangs or leaks.
 
-use super::cluster::{Cluster, Faults, Mount, pattern, read, small};
+use super::cluster::{Cluster, Faults, Mount, READ_WRITE, pattern, read, small};
+use crate::file::{FilesConfig, OpenMode};
 use quarry_common::wire::error::FsError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[tokio::test]
 async fn a_full_cluster_is_reported_to_every_handle_and_frees_the_buffer() {
@@ -182,4 +184,45 @@ async fn a_write_that_the_cluster_has_no_room_for_is_told_so_itself() {
     assert_eq!(other.closing().await, Err(FsError::NoSpace));
     assert_eq!(mount.stat(ino).size, 1000);
     assert_eq!(mount.files.shared.budget.used(), 0);
+}
+
+/// The program that wrote it has long been told that it went well.
+#[tokio::test]
+async fn what_was_buffered_first_gets_the_space_that_is_left() {
+    let cluster = Cluster::new(9, Faults::default());
+    let (first, second) = (cluster.create("a").ino, cluster.create("b").ino);
+    let mount = Mount::new(&cluster, FilesConfig::default());
+    let early = mount.open(first);
+    early.write(0, pattern(1, 100_000), false).await.unwrap();
+    cluster.room.store(150_000, Ordering::Relaxed);
+    // What is known of the space is renewed after this time.
+    cluster.free.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let late = mount.open(second);
+    let mut told = false;
+    for i in 0..3 {
+        told |= late.write(i * 100_000, pattern(2, 100_000), false).await == Err(FsError::NoSpace);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(told, "a write without space is told so");
+    early.fsync().await.unwrap();
+    assert_eq!(cluster.volatile_chunks(first), 0);
+}
+
+/// As local file systems do it: a program that reads what is there has lost nothing.
+#[tokio::test]
+async fn an_error_that_nobody_saw_is_left_to_those_that_write_or_sync() {
+    let cluster = Cluster::new(1, Faults::default());
+    let mount = Mount::new(&cluster, small());
+    let ino = cluster.create("a").ino;
+    let writer = mount.open(ino);
+    writer.write(0, pattern(1, 1000), false).await.unwrap();
+    mount.files.lost(&cluster.break_leases(&[ino]));
+    drop(writer);
+    let reader = mount.files.open(&cluster.attr(ino), OpenMode { write: false, ..READ_WRITE });
+    assert_eq!(read(&reader, 0, 1000).await.as_deref(), Ok(&[][..]));
+    assert_eq!(reader.closing().await, Ok(()));
+    drop(reader);
+    assert_eq!(mount.open(ino).closing().await, Err(FsError::Io));
+    assert_eq!(mount.open(ino).closing().await, Ok(()));
 }

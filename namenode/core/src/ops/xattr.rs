@@ -45,6 +45,7 @@ fn classify(name: &Name) -> Result<Class, FsError> {
         REPLICATION => Ok(Class::Replication),
         _ if in_namespace(b"user.") => Ok(Class::User),
         _ if in_namespace(b"trusted.") || in_namespace(b"security.") => Ok(Class::Opaque),
+        b"user." | b"trusted." | b"security." => Err(FsError::Invalid),
         _ => Err(FsError::NotSupported),
     }
 }
@@ -352,7 +353,8 @@ mod tests {
             bench.create_with(Ino::ROOT, "l", NewNode::Symlink(b"t"[..].into()), 0).expect("created").ino;
         assert_eq!(set(&mut bench, link, "user.a", b"", EITHER), Err(FsError::NotPermitted));
         assert!(set(&mut bench, link, "trusted.a", b"", EITHER).is_ok());
-        for name in ["user.", "a", "system.other", "os2.x"] {
+        assert_eq!(set(&mut bench, file, "user.", b"", EITHER), Err(FsError::Invalid));
+        for name in ["a", "system.other", "os2.x"] {
             assert_eq!(set(&mut bench, file, name, b"", EITHER), Err(FsError::NotSupported), "{name}");
         }
         let long = format!("user.{}", "n".repeat(251));
