@@ -20,6 +20,8 @@ use std::time::Duration;
 pub enum Plant {
     /// The NameNode's disk answers syncs at once and makes nothing durable.
     NameNodeDiskLies,
+    /// The NameNode's clock is twenty times too fast: it breaks leases on which clients still rely.
+    NameNodeClockIsFast,
 }
 
 /// A kind of fault.
@@ -113,6 +115,29 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
         outcome
     });
     thread.expect("a thread can be started").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The smallest options, by a greedy search, under which a seed that fails still fails: fewer faults, kinds of faults and clients.
+pub fn shrink(seed: u64, options: &Options) -> Options {
+    let mut smallest = options.clone();
+    loop {
+        let fewer_faults = (0..smallest.faults).map(|faults| Options { faults, ..smallest.clone() });
+        let fewer_kinds = (0..smallest.kinds.len()).map(|at| {
+            let mut fewer = smallest.clone();
+            fewer.kinds.remove(at);
+            fewer
+        });
+        let fewer_clients =
+            (2..smallest.clients_max).map(|clients_max| Options { clients_max, ..smallest.clone() });
+        let fails = |smaller: &Options| !run(seed, smaller).violations.is_empty();
+        let mut candidates = fewer_faults.chain(fewer_kinds).chain(fewer_clients);
+        let found = candidates.find(fails);
+        drop(candidates);
+        match found {
+            Some(smaller) => smallest = smaller,
+            None => return smallest,
+        }
+    }
 }
 
 /// From now on a panic of a task is a violation of the run on whose thread it happens. Once for a program.

@@ -8,7 +8,7 @@ use quarry_host::world::{self, Permission, World};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 /// The wall clock of all machines at the start: some day in 2026.
 const EPOCH_NS: i128 = 1_780_000_000_000_000_000;
+
+/// A piece of blocking work takes less than this many microseconds.
+const BLOCKING_US: u64 = 2_000;
 
 /// A machine's number, unique in a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,10 +30,10 @@ pub(crate) struct Life {
     name: String,
     disk: FaultyDisk,
     began: Instant,
+    /// How many times too fast the clock of the machine's running time is.
+    boot_rate: u32,
     random: Mutex<StdRng>,
     state: Mutex<State>,
-    /// Work that a slow disk makes slow, as a factor.
-    slowness: AtomicU64,
 }
 
 struct State {
@@ -84,7 +87,7 @@ impl World for Life {
     }
 
     fn boot(&self) -> Duration {
-        self.began.elapsed()
+        self.began.elapsed() * self.boot_rate
     }
 
     fn random(&self) -> u64 {
@@ -96,8 +99,7 @@ impl World for Life {
     }
 
     fn blocking_time(&self) -> Duration {
-        let micros = self.random() % 2_000;
-        Duration::from_micros(micros * self.slowness.load(Ordering::Relaxed))
+        Duration::from_micros(self.random() % BLOCKING_US)
     }
 
     fn task_began(&self) -> u64 {
@@ -132,6 +134,7 @@ pub(crate) struct Machine {
     /// Numbers for each life, from the simulation's seed.
     random: Mutex<StdRng>,
     began: Instant,
+    boot_rate: AtomicU32,
     life: Mutex<Option<Arc<Life>>>,
 }
 
@@ -145,6 +148,7 @@ impl Machine {
             disk: FaultyDisk::default(),
             random,
             began: Instant::now(),
+            boot_rate: AtomicU32::new(1),
             life: Mutex::default(),
         })
     }
@@ -152,6 +156,11 @@ impl Machine {
     /// What it is called.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// From its next start on, the clock of its running time is so many times too fast.
+    pub(crate) fn set_boot_rate(&self, rate: u32) {
+        self.boot_rate.store(rate, Ordering::Relaxed);
     }
 
     /// Its disk.
@@ -171,9 +180,9 @@ impl Machine {
             name: self.name.clone(),
             disk: self.disk.clone(),
             began: self.began,
+            boot_rate: self.boot_rate.load(Ordering::Relaxed),
             random: Mutex::new(StdRng::seed_from_u64(random.random())),
             state: Mutex::new(State { permission: Permission::Run, next_task: 0, tasks: BTreeMap::new() }),
-            slowness: AtomicU64::new(1),
         });
         drop(random);
         self.disk.restart();

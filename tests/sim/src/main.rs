@@ -1,7 +1,7 @@
 //! Runs seeds of the simulation, and shows the history of one that fails.
 
 use clap::Parser;
-use quarry_sim::{Options, Outcome, run};
+use quarry_sim::{Options, Outcome, run, shrink};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -24,6 +24,9 @@ struct Arguments {
     /// Kinds of faults that may happen, as in `ClientCrash,DataNodeCut`; all without it.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
+    /// Searches for smaller options under which the seed still fails, and shows the history with those.
+    #[arg(long)]
+    shrink: bool,
     /// Logs of the processes, in simulated order: a filter such as `info` or `quarry_client=debug`.
     #[arg(long)]
     log: Option<String>,
@@ -42,6 +45,13 @@ fn main() -> ExitCode {
     let mut options = Options::default();
     if !arguments.faults.is_empty() {
         options.kinds.retain(|kind| arguments.faults.contains(&format!("{kind:?}")));
+    }
+    if arguments.shrink && !run(arguments.seed, &options).violations.is_empty() {
+        options = shrink(arguments.seed, &options);
+        println!(
+            "seed {} still fails with {} faults of {:?} and at most {} clients",
+            arguments.seed, options.faults, options.kinds, options.clients_max
+        );
     }
     let (next, writes, began) = (AtomicU64::new(arguments.seed), AtomicU64::new(0), Instant::now());
     let failed = Mutex::new(Vec::new());

@@ -65,6 +65,7 @@ impl Run {
         match plant {
             None => {}
             Some(Plant::NameNodeDiskLies) => self.cluster.namenode.disk().lie_about_syncs(),
+            Some(Plant::NameNodeClockIsFast) => self.cluster.namenode.set_boot_rate(20),
         }
     }
 

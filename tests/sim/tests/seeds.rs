@@ -35,11 +35,23 @@ fn a_sample_of_seeds_holds_every_promise() {
     }
 }
 
+/// The first seed that fails with a deliberate fault, and not without it.
+fn first_that_finds(plant: Plant, kinds: &[Fault]) -> Option<u64> {
+    let sound = Options { kinds: kinds.to_vec(), ..Options::default() };
+    let planted = Options { plant: Some(plant), ..sound.clone() };
+    let is_good = |seed: u64, options| run(seed, options).violations.is_empty();
+    (0..100).find(|seed| !is_good(*seed, &planted) && is_good(*seed, &sound))
+}
+
 #[test]
 fn a_log_that_is_answered_before_its_sync_is_found() {
-    let sound = Options { kinds: vec![Fault::NameNodePowerLoss], ..Options::default() };
-    let lying = Options { plant: Some(Plant::NameNodeDiskLies), ..sound.clone() };
-    let is_good = |seed: &u64, options| run(*seed, options).violations.is_empty();
-    let found = (0..100).find(|seed| !is_good(seed, &lying) && is_good(seed, &sound));
+    let found = first_that_finds(Plant::NameNodeDiskLies, &[Fault::NameNodePowerLoss]);
     assert!(found.is_some(), "a hundred seeds with a disk that lies found nothing");
+}
+
+#[test]
+fn a_lease_that_is_broken_before_its_term_is_found() {
+    let kinds = [Fault::ClientCut, Fault::ClientPause];
+    let found = first_that_finds(Plant::NameNodeClockIsFast, &kinds);
+    assert!(found.is_some(), "a hundred seeds with a fast clock found nothing");
 }
