@@ -95,8 +95,9 @@ fn every_node_is_full(choice: &Choice<'_>) -> bool {
         && choice.nodes.iter().all(|node| choice.timing.health(node) == Health::Healthy && is_full(node))
 }
 
+/// A node whose disks are out has no space either, but that ends: they come back, or others take its place.
 fn is_full(node: &NodeView) -> bool {
-    !node.writable || node.free < CHUNK_SIZE
+    node.disks_out_ms.is_none() && (!node.writable || node.free < CHUNK_SIZE)
 }
 
 /// The group's grade and its weight: the chunks for which its fullest writer has space.
@@ -116,6 +117,7 @@ fn assess(
         let Some(node) = nodes.get(&writer) else { return Err(Refusal::Unavailable) };
         match choice.timing.health(node) {
             Health::Healthy if is_full(node) => return Err(Refusal::NoSpace),
+            Health::Healthy if node.disks_out_ms.is_some() => silent = true,
             Health::Healthy => weight = weight.min(node.free / CHUNK_SIZE),
             // It has not said how much space it has.
             Health::Unknown => {
@@ -309,6 +311,18 @@ mod tests {
         nodes[1].heartbeat_age_ms = Some(5_000);
         assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::Unavailable));
         assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
+    }
+
+    #[test]
+    fn a_node_whose_disks_are_out_is_not_full() {
+        let (mut nodes, groups) = triangle();
+        for node in &mut nodes {
+            (node.writable, node.free, node.disks_out_ms) = (false, 0, Some(10));
+        }
+        assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::Unavailable));
+        assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
+        nodes.iter_mut().for_each(|node| node.disks_out_ms = None);
+        assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::NoSpace));
     }
 
     #[test]

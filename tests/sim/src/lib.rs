@@ -4,12 +4,18 @@
 //! simulated disks. One seed gives one history. `docs/simulation.md` says how it works and what it cannot see.
 
 mod cluster;
+mod ending;
 mod entropy;
+mod faults;
 mod history;
+mod lock_worker;
+mod locks;
 mod machine;
 mod network;
 mod register;
 mod scenario;
+mod tree;
+mod tree_worker;
 mod workload;
 
 use std::cell::Cell;
@@ -37,22 +43,52 @@ pub enum Fault {
     NameNodeCrash,
     /// The NameNode's machine loses power.
     NameNodePowerLoss,
+    /// The NameNode is stopped for a while.
+    NameNodePause,
     /// A DataNode is killed and starts again.
     DataNodeCrash,
+    /// A DataNode's machine loses power: always the same one of a run, since what was not synced may be lost with two.
+    DataNodePowerLoss,
+    /// A DataNode is stopped for a while.
+    DataNodePause,
     /// Nothing passes between a DataNode and the NameNode, in one direction or both.
     DataNodeCut,
+    /// Nothing passes between a client and a DataNode, in one direction or both.
+    ClientDataNodeCut,
+    /// Reads, writes or syncs of a DataNode's disk fail.
+    DiskErrors,
+    /// A DataNode's disk is full.
+    DiskFull,
+    /// A DataNode's disk does not answer for a while.
+    DiskHangs,
+    /// The wall clock of a machine jumps.
+    ClockJump,
+    /// A new DataNode joins.
+    NodeAdded,
+    /// A DataNode is drained, if enough others are there.
+    NodeDrained,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 17] = [
         Self::ClientCrash,
         Self::ClientPause,
         Self::ClientCut,
         Self::NameNodeCrash,
         Self::NameNodePowerLoss,
+        Self::NameNodePause,
         Self::DataNodeCrash,
+        Self::DataNodePowerLoss,
+        Self::DataNodePause,
         Self::DataNodeCut,
+        Self::ClientDataNodeCut,
+        Self::DiskErrors,
+        Self::DiskFull,
+        Self::DiskHangs,
+        Self::ClockJump,
+        Self::NodeAdded,
+        Self::NodeDrained,
     ];
 }
 

@@ -186,6 +186,17 @@ impl FaultyDisk {
         self.state().sizes.insert(path.to_owned(), bytes);
     }
 
+    /// The files below `path`, in the order of their paths.
+    pub fn files_below(&self, path: &Path) -> Vec<PathBuf> {
+        let state = self.state();
+        let below = state.dirs.iter().filter(|(dir, _)| dir.starts_with(path));
+        let files = below.flat_map(|(dir, directory)| {
+            let files = directory.now.iter().filter(|(_, node)| matches!(node, Node::File(_)));
+            files.map(|(name, _)| dir.join(name))
+        });
+        files.collect()
+    }
+
     /// Flips a bit of a file.
     ///
     /// # Panics
