@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 const CLUSTER: &str = "sim";
 const PORT: u16 = 7000;
 /// Chunks that nobody brought into a file are garbage after this time: short, so that a run sees it.
-const ORPHAN_AGE: Duration = Duration::from_secs(90);
+const GARBAGE_AGE: Duration = Duration::from_secs(90);
 /// Small segments, so that a run uses several and making them costs little.
 const LOG_SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) clients: Vec<Arc<Machine>>,
     /// The administrator's machine.
     pub(crate) admin: Arc<Machine>,
+    /// Chunks that nobody brought into a file are garbage after this time.
+    pub(crate) garbage_age: Duration,
     /// Processes that ended without being killed, and why.
     ended: Arc<Mutex<Vec<String>>>,
 }
@@ -47,6 +49,7 @@ impl Cluster {
             datanodes: (1..=datanodes).map(|n| machine(100 + n, format!("datanode-{n}"))).collect(),
             admin: machine(150, "admin".to_owned()),
             clients: (0..clients).map(|n| machine(200 + n, format!("client-{n}"))).collect(),
+            garbage_age: GARBAGE_AGE,
             ended: Arc::default(),
         }
     }
@@ -73,7 +76,7 @@ impl Cluster {
         let mut config = NameNodeConfig::new(address(machine), PathBuf::from("/namenode"));
         config.cluster = CLUSTER.to_owned();
         config.log_segment_bytes = LOG_SEGMENT_BYTES;
-        config.orphan_age = ORPHAN_AGE;
+        config.orphan_age = self.garbage_age;
         self.start(machine, Role::NameNode, "1", |transport, stop, ready| async move {
             if !quarry_namenode::is_formatted(&config.dir)? {
                 quarry_namenode::format(&config)?;

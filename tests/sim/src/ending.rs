@@ -1,6 +1,8 @@
 //! The end of a run: all faults stop, and what then must come true within some time.
 
+use crate::Plant;
 use crate::faults::DATA;
+use crate::machine::Machine;
 use crate::scenario::{CONVERGENCE, Run};
 use crate::tree_worker::TreeWorker;
 use crate::workload::{read_all, remove_files};
@@ -8,7 +10,8 @@ use quarry_client::FileSystem;
 use quarry_common::wire::cluster::FsckOptions;
 use quarry_common::wire::error::FsError;
 use rand::Rng;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -24,12 +27,20 @@ const LOOK: Duration = Duration::from_secs(5);
 
 impl Run {
     /// From here on everything works: a new client must be able to read every file.
-    pub(crate) async fn stop_faults(&mut self) {
+    pub(crate) async fn stop_faults(&mut self, plant: Option<Plant>) {
         self.cluster.network.heal();
         self.cluster.network.set_quality(0, 0);
         self.history.note("faults are over");
         sleep(self.millis(100..3_000)).await;
         let index = self.random.random_range(0..self.cluster.clients.len());
+        let other = &self.cluster.clients[(index + 1) % self.cluster.clients.len()];
+        match plant {
+            Some(Plant::LinkStaysCut) => self.cluster.network.cut(other.id, self.cluster.namenode.id),
+            Some(Plant::NameNodeStaysStopped) => {
+                self.cluster.namenode.life().iter().for_each(|life| life.pause());
+            }
+            _ => {}
+        }
         self.trouble(self.numbers[index], Duration::ZERO);
         self.cluster.clients[index].kill().await;
         self.numbers.remove(index);
@@ -50,7 +61,7 @@ impl Run {
     }
 
     /// Everyone else gets answers, groups become healthy, everything fits together, and what is removed goes away.
-    pub(crate) async fn converge(&mut self) {
+    pub(crate) async fn converge(&mut self, plant: Option<Plant>) {
         // A file that a sick disk neither gave nor let go of is found when the node starts again.
         for sick in std::mem::take(&mut self.sick) {
             self.cluster.datanodes[sick].kill().await;
@@ -60,6 +71,14 @@ impl Run {
         self.history.find_hanging(&self.numbers, ANSWER);
         for client in self.cluster.clients.clone() {
             client.kill().await;
+        }
+        let replicas = self.replicas();
+        if let Some((machine, replica)) = replicas.first() {
+            match plant {
+                Some(Plant::ReplicaRots) => machine.disk().rot(replica, 0),
+                Some(Plant::ReplicaVanishes) => machine.disk().lose(replica),
+                _ => {}
+            }
         }
         let (done, judged) = oneshot::channel();
         let (files, dirs, history) = (self.files, self.dirs, self.history.clone());
@@ -85,20 +104,29 @@ impl Run {
         self.until_clean().await;
     }
 
+    /// The chunk files on all DataNodes.
+    fn replicas(&self) -> Vec<(Arc<Machine>, PathBuf)> {
+        let of = |machine: &Arc<Machine>| {
+            let (machine, path) = (machine.clone(), Path::new(DATA).join("data_blocks"));
+            machine.disk().files_below(&path).into_iter().map(move |file| (machine.clone(), file))
+        };
+        self.cluster.datanodes[..self.started].iter().flat_map(of).collect()
+    }
+
     async fn until_clean(&self) {
         let mut left = Vec::new();
         for _ in 0..CLEAN.as_secs() / LOOK.as_secs() {
-            left.clear();
-            for machine in &self.cluster.datanodes[..self.started] {
-                let files = machine.disk().files_below(&Path::new(DATA).join("data_blocks"));
-                left.extend(files.into_iter().map(|file| format!("{}: {}", machine.name(), file.display())));
-            }
+            left = self.replicas();
             if left.is_empty() {
                 return self.history.note("no chunk is left");
             }
             sleep(LOOK).await;
         }
-        let shown = &left[..left.len().min(10)];
+        let shown: Vec<_> = left
+            .iter()
+            .take(10)
+            .map(|(machine, file)| (machine.name(), file.display().to_string()))
+            .collect();
         self.history.violation(format!("{} chunks of no file are left: {shown:?}", left.len()));
     }
 

@@ -83,8 +83,8 @@ struct Entry {
     called_ns: u64,
     /// `None` while it runs, or when its process was killed.
     returned_ns: Option<u64>,
-    /// It returned with an error that does not tell whether it took effect: that may be at any time.
-    failed: bool,
+    /// It failed, and may take effect at any later time.
+    is_open: bool,
     deed: Deed,
 }
 
@@ -117,6 +117,11 @@ impl History {
         self.began.elapsed().as_nanos() as u64
     }
 
+    /// The time since the run began.
+    pub(crate) fn time(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Notes that something happened.
     pub(crate) fn note(&self, line: &str) {
         let line = format!("{:>10.3} s  {line}", self.began.elapsed().as_secs_f64());
@@ -136,7 +141,7 @@ impl History {
         self.note(&format!("client {by} calls {deed:?} on {object}"));
         let called_ns = self.now_ns();
         let mut state = self.state();
-        state.entries.push(Entry { object, by, called_ns, returned_ns: None, failed: false, deed });
+        state.entries.push(Entry { object, by, called_ns, returned_ns: None, is_open: false, deed });
         state.entries.len() - 1
     }
 
@@ -151,13 +156,21 @@ impl History {
         self.note(&format!("client {by} returns from {deed:?} on {object}"));
     }
 
-    /// An operation failed in a way that does not tell what became of it.
+    /// An operation failed in a way that does not tell what became of it; but it will not take effect later.
     pub(crate) fn failed(&self, ticket: Ticket, error: &dyn fmt::Display) {
-        let mut state = self.state();
-        let entry = &mut state.entries[ticket];
-        entry.failed = true;
-        let (by, object, deed) = (entry.by, entry.object, entry.deed.clone());
-        drop(state);
+        let now = self.now_ns();
+        self.state().entries[ticket].returned_ns = Some(now);
+        self.note_failure(ticket, error);
+    }
+
+    /// An operation failed, and may take effect at any later time.
+    pub(crate) fn failed_openly(&self, ticket: Ticket, error: &dyn fmt::Display) {
+        self.state().entries[ticket].is_open = true;
+        self.note_failure(ticket, error);
+    }
+
+    fn note_failure(&self, ticket: Ticket, error: &dyn fmt::Display) {
+        let Entry { by, object, deed, .. } = self.state().entries[ticket].clone();
         self.note(&format!("client {by} fails at {deed:?} on {object}: {error}"));
     }
 
@@ -165,8 +178,8 @@ impl History {
     pub(crate) fn find_hanging(&self, clients: &[usize], time: Duration) {
         let before = self.now_ns().saturating_sub(time.as_nanos() as u64);
         let hangs = |entry: &&Entry| {
-            let is_open = entry.returned_ns.is_none() && !entry.failed;
-            is_open && entry.called_ns < before && clients.contains(&entry.by) && !entry.deed.is_trouble()
+            let waits = entry.returned_ns.is_none() && !entry.is_open;
+            waits && entry.called_ns < before && clients.contains(&entry.by) && !entry.deed.is_trouble()
         };
         let hanging: Vec<_> = self.state().entries.iter().filter(hangs).cloned().collect();
         for Entry { by, object, deed, called_ns, .. } in hanging {

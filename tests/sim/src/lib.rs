@@ -26,8 +26,37 @@ use std::time::Duration;
 pub enum Plant {
     /// The NameNode's disk answers syncs at once and makes nothing durable.
     NameNodeDiskLies,
-    /// The NameNode's clock is twenty times too fast: it breaks leases on which clients still rely.
+    /// The NameNode's clock is twenty times too fast: it breaks leases on which clients still rely, and ends sessions that live.
     NameNodeClockIsFast,
+    /// The clients' clocks are ten times too slow: they rely on leases that ended.
+    ClientClocksAreSlow,
+    /// DataNodes remove files, and the files stay.
+    RemovalsAreIgnored,
+    /// Chunks that nobody brought into a file never count as garbage.
+    GarbageNeverAges,
+    /// A bit of a replica flips at the end.
+    ReplicaRots,
+    /// A replica is gone at the end, and nobody removed it.
+    ReplicaVanishes,
+    /// A client does not reach the NameNode any more, although the faults are over.
+    LinkStaysCut,
+    /// The NameNode stays stopped, although the faults are over.
+    NameNodeStaysStopped,
+}
+
+impl Plant {
+    /// Every deliberate fault.
+    pub const ALL: [Self; 9] = [
+        Self::NameNodeDiskLies,
+        Self::NameNodeClockIsFast,
+        Self::ClientClocksAreSlow,
+        Self::RemovalsAreIgnored,
+        Self::GarbageNeverAges,
+        Self::ReplicaRots,
+        Self::ReplicaVanishes,
+        Self::LinkStaysCut,
+        Self::NameNodeStaysStopped,
+    ];
 }
 
 /// A kind of fault.
@@ -92,6 +121,22 @@ impl Fault {
     ];
 }
 
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// The content of files.
+    Data,
+    /// Names and attributes.
+    Tree,
+    /// Locks.
+    Locks,
+}
+
+impl Workload {
+    /// Every workload.
+    pub const ALL: [Self; 3] = [Self::Data, Self::Tree, Self::Locks];
+}
+
 /// What can be chosen about a run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -101,13 +146,21 @@ pub struct Options {
     pub faults: u32,
     /// The kinds of faults that may happen; each run has about half of them.
     pub kinds: Vec<Fault>,
+    /// What clients may do; each run has some of it.
+    pub work: Vec<Workload>,
     /// A deliberate fault.
     pub plant: Option<Plant>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clients_max: 3, faults: 5, kinds: Fault::ALL.to_vec(), plant: None }
+        Self {
+            clients_max: 3,
+            faults: 5,
+            kinds: Fault::ALL.to_vec(),
+            work: Workload::ALL.to_vec(),
+            plant: None,
+        }
     }
 }
 
@@ -120,6 +173,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Values that were written.
     pub operations: u64,
+    /// Simulated time.
+    pub time: Duration,
     /// Everything that happened, a line each, in simulated time.
     pub history: Vec<String>,
 }
@@ -153,27 +208,37 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     thread.expect("a thread can be started").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The smallest options, by a greedy search, under which a seed that fails still fails: fewer faults, kinds of faults and clients.
+/// The smallest options, by a greedy search, under which a seed fails in the same way: fewer faults, kinds of faults, workloads and
+/// clients.
 pub fn shrink(seed: u64, options: &Options) -> Options {
+    // The words before the colon say what is violated.
+    let what = |options: &Options| {
+        let violations = run(seed, options).violations;
+        violations.first().and_then(|violation| violation.split(':').next()).map(str::to_owned)
+    };
+    let wanted = what(options);
     let mut smallest = options.clone();
-    loop {
-        let fewer_faults = (0..smallest.faults).map(|faults| Options { faults, ..smallest.clone() });
-        let fewer_kinds = (0..smallest.kinds.len()).map(|at| {
-            let mut fewer = smallest.clone();
-            fewer.kinds.remove(at);
-            fewer
-        });
-        let fewer_clients =
-            (2..smallest.clients_max).map(|clients_max| Options { clients_max, ..smallest.clone() });
-        let fails = |smaller: &Options| !run(seed, smaller).violations.is_empty();
-        let mut candidates = fewer_faults.chain(fewer_kinds).chain(fewer_clients);
-        let found = candidates.find(fails);
-        drop(candidates);
-        match found {
-            Some(smaller) => smallest = smaller,
-            None => return smallest,
-        }
+    while let Some(smaller) = smaller_options(&smallest).into_iter().find(|smaller| what(smaller) == wanted) {
+        smallest = smaller;
     }
+    smallest
+}
+
+fn smaller_options(options: &Options) -> Vec<Options> {
+    let mut all: Vec<Options> =
+        (0..options.faults).map(|faults| Options { faults, ..options.clone() }).collect();
+    for at in 0..options.kinds.len() {
+        let mut fewer = options.clone();
+        fewer.kinds.remove(at);
+        all.push(fewer);
+    }
+    for at in 0..options.work.len() {
+        let mut less = options.clone();
+        less.work.remove(at);
+        all.push(less);
+    }
+    all.extend((2..options.clients_max).map(|clients_max| Options { clients_max, ..options.clone() }));
+    all
 }
 
 /// From now on a panic of a task is a violation of the run on whose thread it happens. Once for a program.

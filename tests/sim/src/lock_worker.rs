@@ -58,7 +58,7 @@ impl LockWorker {
                 return false;
             }
             Err(error) => {
-                history.failed(ticket, &error);
+                history.failed_openly(ticket, &error);
                 // Whatever came of it is undone.
                 self.free().await;
                 return false;
@@ -72,7 +72,7 @@ impl LockWorker {
         let ticket = history.call(Object::Lock(0), *number, Locking::MaybeFreed(*number));
         match self.fs.set_lock(self.ino, self.lock(LockKind::Unlock), false).await {
             Ok(()) => history.returned(ticket, Locking::Freed(*number)),
-            Err(error) => history.failed(ticket, &error),
+            Err(error) => history.failed_openly(ticket, &error),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::history::History;
 use crate::lock_worker::LockWorker;
 use crate::tree_worker::{Dirs, TreeWorker, make_dirs};
 use crate::workload::{Worker, make_files};
-use crate::{Options, Outcome, Plant};
+use crate::{Options, Outcome, Plant, Workload};
 use quarry_common::ids::Ino;
 use quarry_common::wire::error::FsError;
 use rand::rngs::StdRng;
@@ -70,6 +70,9 @@ pub(crate) async fn run(seed: u64, options: &Options) -> Outcome {
         random,
     };
     run.data |= run.dirs.is_none();
+    run.data &= options.work.contains(&Workload::Data);
+    run.dirs = run.dirs.filter(|_| options.work.contains(&Workload::Tree));
+    run.locked = run.locked.filter(|_| options.work.contains(&Workload::Locks));
     for machine in run.cluster.machines() {
         machine.set_boot_error(run.random.random_range(-BOOT_ERROR_PPM..BOOT_ERROR_PPM));
     }
@@ -77,8 +80,8 @@ pub(crate) async fn run(seed: u64, options: &Options) -> Outcome {
     match run.set_up().await {
         Ok(()) => {
             run.work(options).await;
-            run.stop_faults().await;
-            run.converge().await;
+            run.stop_faults(options.plant).await;
+            run.converge(options.plant).await;
             run.judge();
         }
         Err(error) => run.history.violation(format!("the cluster did not come up: {error}")),
@@ -88,11 +91,25 @@ pub(crate) async fn run(seed: u64, options: &Options) -> Outcome {
 
 impl Run {
     /// Makes the fault that a checker must find.
-    fn plant(&self, plant: Option<Plant>) {
+    fn plant(&mut self, plant: Option<Plant>) {
+        let cluster = &mut self.cluster;
         match plant {
-            None => {}
-            Some(Plant::NameNodeDiskLies) => self.cluster.namenode.disk().lie_about_syncs(),
-            Some(Plant::NameNodeClockIsFast) => self.cluster.namenode.set_boot_error(19_000_000),
+            Some(Plant::NameNodeDiskLies) => cluster.namenode.disk().lie_about_syncs(),
+            Some(Plant::NameNodeClockIsFast) => cluster.namenode.set_boot_error(19_000_000),
+            Some(Plant::ClientClocksAreSlow) => {
+                cluster.clients.iter().for_each(|client| client.set_boot_error(-900_000));
+            }
+            Some(Plant::RemovalsAreIgnored) => {
+                cluster.datanodes.iter().for_each(|node| node.disk().ignore_removals());
+            }
+            Some(Plant::GarbageNeverAges) => cluster.garbage_age = Duration::from_secs(1_000_000),
+            None
+            | Some(
+                Plant::ReplicaRots
+                | Plant::ReplicaVanishes
+                | Plant::LinkStaysCut
+                | Plant::NameNodeStaysStopped,
+            ) => {}
         }
     }
 
@@ -175,6 +192,7 @@ impl Run {
         Outcome {
             hash: hash.finalize(),
             violations: self.history.violations(),
+            time: self.history.time(),
             operations: self.values.load(Ordering::Relaxed),
             history: lines,
         }

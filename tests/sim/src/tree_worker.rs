@@ -126,7 +126,7 @@ impl TreeWorker {
             Ok(()) => self.history.returned(ticket, Tree::Changed(change)),
             Err(error) => match refusal(&error) {
                 Some(why) => self.history.returned(ticket, Tree::Refused(change, why)),
-                // It stays possible until the end that it is made.
+                // The session in which it was sent has ended: it was made by then, or never.
                 None => self.history.failed(ticket, &error),
             },
         }

@@ -116,7 +116,7 @@ impl Worker {
                 true
             }
             other => {
-                // It stays possible until the end that it takes effect.
+                // What was lost does not come back.
                 self.history.failed(ticket, &format!("{other:?}"));
                 false
             }

@@ -91,6 +91,8 @@ struct State {
     boot: u64,
     /// Syncs of files are answered and do nothing.
     lies: bool,
+    /// Removals of files are answered and do nothing.
+    keeps: bool,
     /// Runs of the process before this one.
     run: u64,
 }
@@ -176,6 +178,11 @@ impl FaultyDisk {
         self.state().lies = true;
     }
 
+    /// From now on removals of files are answered, and the files stay.
+    pub fn ignore_removals(&self) {
+        self.state().keeps = true;
+    }
+
     /// No call fails any more.
     pub fn heal(&self) {
         self.state().errors.clear();
@@ -220,6 +227,18 @@ impl FaultyDisk {
     pub fn is_unsynced(&self, path: &Path) -> bool {
         let mut state = self.state();
         state.content(path).is_unsynced() || !state.dirs[&split(path).0].changes.is_empty()
+    }
+
+    /// Takes a file away, durably, as no process does.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn lose(&self, path: &Path) {
+        let mut state = self.state();
+        let (parent, name) = split(path);
+        let directory = state.dirs.get_mut(&parent).unwrap_or_else(|| panic!("no file {}", path.display()));
+        directory.change(vec![(name, None)]);
+        directory.sync();
     }
 
     /// Replaces the content of a file, durably.
@@ -428,7 +447,7 @@ impl Disk for FaultyDisk {
         let mut state = self.state();
         state.step(path, Calls::Writes)?;
         state.node(path).ok_or(Errno::NOENT)?;
-        state.change(path, None)
+        if state.keeps { Ok(()) } else { state.change(path, None) }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
