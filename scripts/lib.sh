@@ -2,7 +2,7 @@
 
 # apt packages that a build needs, and those that only the tests need.
 BUILD_PACKAGES=(build-essential pkg-config fuse3)
-TEST_PACKAGES=(acl attr rsync sqlite3 git python3 python3-venv e2fsprogs iproute2 curl chromium chromium-driver npm)
+TEST_PACKAGES=(acl attr rsync sqlite3 git python3 python3-venv e2fsprogs iproute2 curl chromium chromium-driver npm prometheus)
 # Versions that the lists of known results were made with.
 PJDFSTEST_VERSION=0.2.2
 FSX_VERSION=0.3.2

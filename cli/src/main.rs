@@ -5,6 +5,7 @@
 
 mod commands;
 mod exit;
+mod observe;
 mod on_mount;
 mod options;
 mod output;
@@ -16,10 +17,14 @@ use output::complain;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What is logged unless `--log` says otherwise.
 const LOG_OF_SERVERS: &str = "info,openraft=warn";
 const LOG_OF_TOOLS: &str = "warn";
+
+/// Hands the threshold of slow operations on to the parts of `quarry up`.
+pub(crate) const SLOW_VARIABLE: &str = "QUARRY_LOG_SLOW";
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -43,6 +48,9 @@ struct Cli {
     /// Log one JSON object a line.
     #[arg(long, env = "QUARRY_LOG_JSON", global = true)]
     log_json: bool,
+    /// Log operations that take longer than this many seconds, 0 for none.
+    #[arg(long, env = SLOW_VARIABLE, value_name = "SECONDS", global = true, default_value_t = 1.0)]
+    log_slow: f64,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,6 +59,8 @@ struct Cli {
 enum Command {
     /// Make a cluster in a directory if it is new, run all of it on this machine, and mount it.
     Up(commands::up::Up),
+    /// Show on a temporary cluster what happens when a DataNode is lost.
+    Demo(commands::demo::Demo),
     /// Make the certificate authority of a new cluster.
     Init(commands::init::Init),
     /// Certificates of a cluster.
@@ -137,10 +147,13 @@ fn main() -> ExitCode {
         complain(format_args!("quarry: {error:#}"));
         return Exit::Usage.into();
     }
+    let slow = Duration::try_from_secs_f64(cli.log_slow).unwrap_or(Duration::ZERO);
+    quarry_host::trace::log_slower_than((!slow.is_zero()).then_some(slow));
     quarry_host::panics::abort_on_panic();
     let done = |result: anyhow::Result<()>| result.map(|()| Exit::Success);
     let result = match cli.command {
         Command::Up(c) => done(c.run(log, cli.log_json)),
+        Command::Demo(c) => done(c.run(log)),
         Command::Init(c) => done(c.run()),
         Command::Cert(c) => done(c.run()),
         Command::Namenode(c) => done(c.run()),

@@ -1,8 +1,10 @@
 //! The beginning and the end of a role's process.
 
 use crate::exit::describe;
+use crate::observe::Readiness;
 use crate::output::say;
 use anyhow::Context;
+use quarry_host::metrics::table::CERTIFICATE_EXPIRY;
 use quarry_net::identity::{CertPaths, Credentials};
 use quarry_net::transport::quic::QuicTransport;
 use std::net::SocketAddr;
@@ -41,10 +43,11 @@ pub(crate) fn until_signal() -> anyhow::Result<CancellationToken> {
 }
 
 /// Says on standard output that the role serves, and where: what starts it may wait for this line.
-pub(crate) fn when_ready(role: &'static str) -> oneshot::Sender<SocketAddr> {
+pub(crate) fn when_ready(role: &'static str, readiness: Readiness) -> oneshot::Sender<SocketAddr> {
     let (ready, waiting) = oneshot::channel::<SocketAddr>();
     tokio::spawn(async move {
         if let Ok(address) = waiting.await {
+            readiness.ready(None);
             say(format_args!("{role} ready on {address}"));
             systemd_ready();
         }
@@ -88,6 +91,7 @@ pub(crate) fn keep_credentials(transport: Arc<QuicTransport>, certs: CertPaths) 
         let mut known = changed_at(&certs);
         let mut warned: Option<Instant> = None;
         loop {
+            tell_end(&transport);
             let asked = tokio::select! {
                 _ = hangup.recv() => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
@@ -111,6 +115,11 @@ fn reload(transport: &QuicTransport, certs: &CertPaths) {
         Ok(()) => tracing::info!(cert = %certs.cert.display(), "certificate read anew"),
         Err(error) => tracing::error!(error = %describe(&error), "the old certificate stays in use"),
     }
+}
+
+fn tell_end(transport: &QuicTransport) {
+    let end = transport.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    CERTIFICATE_EXPIRY.set(&[], end.as_secs() as f64);
 }
 
 /// Whether there was something to warn of.

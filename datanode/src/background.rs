@@ -1,9 +1,13 @@
 //! What a DataNode does without being asked.
 
 use crate::blocking::Blocking;
+use crate::server::in_progress;
 use crate::store::Store;
 use quarry_common::ids::{ChunkId, PgId};
+use quarry_common::wire::cluster::DiskState;
+use quarry_host::metrics::{self, Row, table};
 use quarry_host::random;
+use quarry_host::variant::VariantName;
 use rand::Rng;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +20,44 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const TEND_INTERVAL: Duration = Duration::from_secs(2);
 /// The scrubber does not look at a chunk more often than this, however few there are.
 const SCRUB_PASS_MIN: Duration = Duration::from_secs(600);
+
+/// How often gauges are set.
+const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sets the gauges again and again, if anybody records them. Never touches a disk.
+pub(crate) async fn keep_gauges(store: Arc<Store>) -> Infallible {
+    while metrics::is_recording() {
+        let figures = store.figures();
+        table::DATANODE_CHUNKS.set(&[], figures.chunks as f64);
+        table::DATANODE_CHUNK_BYTES.set(&[], figures.bytes as f64);
+        table::DATANODE_CAPACITY.set(&[], figures.capacity as f64);
+        table::DATANODE_FREE.set(&[], figures.free as f64);
+        table::DATANODE_WRITABLE.set(&[], f64::from(u8::from(figures.writable)));
+        table::DATANODE_SCRUBBED.total(&[], figures.scrubbed.0);
+        table::DATANODE_ROTTEN.total(&[], figures.scrubbed.1);
+        table::DATANODE_REQUESTS.set(&[], in_progress() as f64);
+        tell_disks(&store);
+        sleep(GAUGES_INTERVAL).await;
+    }
+    std::future::pending().await
+}
+
+fn tell_disks(store: &Store) {
+    let disks = store.disks();
+    for disk in &disks {
+        table::DATANODE_DISK_ERRORS.total(&[&disk.path], disk.errors);
+        table::DATANODE_DISK_LATENCY.set(&[&disk.path], disk.latency_us as f64 / 1e6);
+        table::DATANODE_DISK_WAITS.set(&[&disk.path], disk.oldest_ms as f64 / 1e3);
+    }
+    let states =
+        [DiskState::Working, DiskState::Slow, DiskState::Full, DiskState::Stalled, DiskState::Failed];
+    table::DATANODE_DISK_STATE.replace(disks.iter().flat_map(|disk| {
+        states.iter().map(|state| -> Row {
+            let labels = vec![disk.path.clone(), VariantName::of(state).to_string()];
+            (labels, f64::from(u8::from(disk.state == *state)))
+        })
+    }));
+}
 
 /// Brings to the disk what was written without waiting for it.
 pub(crate) async fn sync(store: Arc<Store>, blocking: Blocking) -> Infallible {

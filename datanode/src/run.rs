@@ -84,6 +84,7 @@ pub(crate) async fn run_on(
             namenode.converse(&introduction, transport.as_ref(), &store, &blocking).await
         });
     }
+    task::spawn_in(&mut tasks, background::keep_gauges(store.clone()));
     task::spawn_in(&mut tasks, background::sync(store.clone(), blocking.clone()));
     task::spawn_in(&mut tasks, background::tend(store.clone(), blocking.clone()));
     task::spawn_in(

@@ -10,10 +10,13 @@ use crate::webhdfs;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use quarry_client::FileSystem;
+use quarry_host::clock;
+use quarry_host::metrics::table::{GATEWAY_LISTENERS, GATEWAY_REQUEST};
+use quarry_host::trace::{self, Scope};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -67,6 +70,7 @@ impl Gateway {
     /// A place among the listeners of the live status.
     pub(crate) fn listener(&self) -> Result<OwnedSemaphorePermit> {
         let permit = self.listeners.clone().try_acquire_owned();
+        GATEWAY_LISTENERS.set(&[], (LISTENERS_MAX - self.listeners.available_permits()) as f64);
         permit.map_err(|_| Error::Busy(format!("{LISTENERS_MAX} listeners are connected already")))
     }
 
@@ -125,6 +129,36 @@ fn peer(extensions: &axum::http::Extensions) -> Peer {
 
 /// Lets a request pass to its handler, with its user.
 async fn admit(State(gateway): State<Shared>, request: Request, next: Next) -> Response {
+    let (begun, operation, method) = (clock::now(), trace::begin(), method_name(request.method()));
+    let path_shown = request.uri().path().to_owned();
+    // An answer that is streamed ends later: what counts here is the time to its head.
+    let response = Scope::new(operation, Box::pin(pass(gateway, request, next))).await;
+    let (took, status) = (clock::since(begun), response.status().as_u16());
+    GATEWAY_REQUEST.observe(&[method, response.status().as_str()], took);
+    let ms = took.as_secs_f64() * 1e3;
+    if trace::is_slow("gateway", took) {
+        tracing::warn!(%operation, method, path = path_shown, status, ms, "slow operation");
+    } else {
+        tracing::debug!(%operation, method, path = path_shown, status, ms, "answered");
+    }
+    response
+}
+
+/// Methods that clients invent must not each become a series of metrics.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+async fn pass(gateway: Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_hdfs = path.starts_with("/webhdfs/");
     let is_api = path.starts_with("/api/") || is_hdfs;

@@ -2,6 +2,7 @@
 
 use crate::authority;
 use crate::events::{Handle, Introduction};
+use crate::observe::Observed;
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::session::{Request, Response};
@@ -40,7 +41,11 @@ async fn serve(connection: Arc<dyn Connection>, owner: Handle) {
     tracing::debug!(%peer, address = %connection.remote_address(), "connected");
     match peer.role {
         Role::Client | Role::Gateway => {
-            let service = Arc::new(ClientService { owner: owner.clone(), number: AtomicU64::new(0) });
+            let service = Arc::new(ClientService {
+                owner: owner.clone(),
+                number: AtomicU64::new(0),
+                session: Arc::default(),
+            });
             rpc::serve::<SessionProtocol>(connection, service.clone()).await;
             match service.number.load(Ordering::Relaxed) {
                 0 => {}
@@ -61,10 +66,14 @@ struct ClientService {
     owner: Handle,
     /// The connection's number, once it is known; 0 before.
     number: AtomicU64,
+    /// The session on it, for the log; 0 before.
+    session: Arc<AtomicU64>,
 }
 
 impl Service<SessionProtocol> for ClientService {
     fn handle(&self, peer: &Peer<SessionProtocol>, request: Request, reply: Replier<SessionProtocol>) {
+        let observed = Observed::new(peer.identity(), &self.session, &request, reply.operation());
+        let reply = reply.observed(move |response| observed.answered(response));
         let request = match authority::judge(&peer.identity().rights, request) {
             Ok(request) => request,
             Err(why) => return reply.send(Response { result: Err(why), leases: Vec::new() }),

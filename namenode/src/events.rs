@@ -170,6 +170,11 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
+    /// Events that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        EVENTS_MAX - self.events.capacity()
+    }
+
     /// Waits until the owner has stopped.
     pub(crate) async fn closed(&self) {
         self.events.closed().await;

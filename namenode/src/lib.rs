@@ -26,6 +26,7 @@ mod events;
 mod format;
 mod home;
 mod kv;
+mod observe;
 mod owner;
 mod run;
 mod workers;

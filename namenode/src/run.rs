@@ -5,6 +5,7 @@ use crate::config::NameNodeConfig;
 use crate::events::{Event, Handle};
 use crate::home::Home;
 use crate::kv::RedbBase;
+use crate::observe;
 use crate::owner::{COMMITTED_MAX, Fatal, Inputs, Owner, Surroundings};
 use crate::workers::{self, Checkpointer, Desks, Tools};
 use crate::{connections, workers::save};
@@ -134,6 +135,7 @@ async fn serve(
     }
     let stop = running.stop.child_token();
     let mut workers = workers::start(&tools, running.desks.clone(), &stop);
+    let gauges = task::spawn(observe::keep_gauges(running.owner.clone()));
     let accepting = task::spawn(connections::accept(listener.clone(), running.owner.clone()));
     tracing::info!(address = %listener.local_address(), cluster = %config.cluster, "NameNode serves");
     // Whoever started us may not care.
@@ -147,6 +149,7 @@ async fn serve(
     stop.cancel();
     workers.wait().await;
     accepting.abort();
+    gauges.abort();
     // Their connections are closed next, which waits for no answer to be sent.
     if let Ok(true) = running.owner.ask(|owner| Ok(owner.dismiss_watchers())).await {
         tokio::time::sleep(WATCHERS_PAUSE).await;

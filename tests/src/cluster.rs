@@ -398,6 +398,11 @@ impl Mount {
         self.path.join(name)
     }
 
+    /// Where its process logs.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// The process that serves it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

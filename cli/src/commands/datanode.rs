@@ -1,6 +1,7 @@
 //! `quarry datanode`
 
 use super::{block_on, transport};
+use crate::observe::{self, MetricsAddress, Usual};
 use crate::options::{certs_in, prefer, read_file, required};
 use crate::supervise::{keep_credentials, until_signal, when_ready};
 use anyhow::Context;
@@ -38,6 +39,9 @@ struct Settings {
     /// Data directories, best one for each disk. Give it once for each, or a list in the file.
     #[arg(long = "dir", env = "QUARRY_DIRS", value_name = "DIR", value_delimiter = ',')]
     dirs: Option<Vec<PathBuf>>,
+    /// Where metrics are served [default: the TCP port of the loopback interface with the number of --listen]
+    #[arg(long, env = "QUARRY_METRICS", value_name = "ADDRESS:PORT|off")]
+    metrics: Option<MetricsAddress>,
     /// The directory with ca.pem, cert.pem and key.pem.
     #[arg(long, env = "QUARRY_CERTS", value_name = "DIR")]
     certs: Option<PathBuf>,
@@ -64,7 +68,7 @@ impl Datanode {
             ..file
         };
         let s = prefer!(Settings: self.settings, file;
-            listen, advertise, namenode, dirs, certs, rack, capacity, reserve, scrub);
+            listen, advertise, namenode, dirs, metrics, certs, rack, capacity, reserve, scrub);
         let certs = required(s.certs, "certs")?;
         let transport = transport(&certs_in(&certs))?;
         let id = &transport.identity().id;
@@ -94,7 +98,10 @@ impl Datanode {
             }
         }
         block_on(async {
-            let (shutdown, ready) = (until_signal()?, when_ready("datanode"));
+            let shutdown = until_signal()?;
+            let usual = Usual::Port(config.listen.port());
+            let readiness = observe::serve(s.metrics, usual, shutdown.clone()).await?;
+            let ready = when_ready("datanode", readiness);
             keep_credentials(transport.clone(), certs_in(&certs))?;
             quarry_datanode::run(config, transport, shutdown, ready).await
         })

@@ -2,6 +2,7 @@
 
 use super::{block_on, transport};
 use crate::exit::UsageError;
+use crate::observe::{self, GATEWAY_PORTS, MetricsAddress};
 use crate::output::{complain, print, say};
 use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
@@ -63,6 +64,9 @@ struct Serve {
     /// A host name that requests may name; may be repeated [default: those of the loopback interface there, any elsewhere]
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
+    /// Where metrics are served [default: the first free port of the loopback interface from 9660 on]
+    #[arg(long, env = "QUARRY_METRICS", value_name = "ADDRESS:PORT|off")]
+    metrics: Option<MetricsAddress>,
     /// Where the log of events is kept across restarts [default: nowhere]
     #[arg(long, env = "QUARRY_GATEWAY_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
@@ -91,7 +95,8 @@ impl Serve {
             _ => None,
         };
         if self.client_certificates && tls.is_none() {
-            bail!("--client-certificates needs --tls, or --tls-cert and --tls-key");
+            let why = "--client-certificates needs --tls, or --tls-cert and --tls-key";
+            return Err(UsageError(why.to_owned()).into());
         }
         let is_open = self.users.is_none();
         let config = GatewayConfig {
@@ -109,6 +114,7 @@ impl Serve {
         let transport = transport(&client.certs)?;
         block_on(async {
             let shutdown = until_signal()?;
+            let readiness = observe::serve(self.metrics, GATEWAY_PORTS, shutdown.clone()).await?;
             keep_credentials(transport.clone(), client.certs.clone())?;
             let namenode = client.namenode.clone();
             let fs = tokio::select! {
@@ -116,8 +122,10 @@ impl Serve {
                 () = shutdown.cancelled() => return Ok(()),
             };
             let (ready, listening) = oneshot::channel();
+            let client = fs.clone();
             tokio::spawn(async move {
                 if let Ok(address) = listening.await {
+                    readiness.ready(Some(client));
                     let note = if is_open { " (no login: everybody on this machine may use it)" } else { "" };
                     say(format_args!("gateway ready on {scheme}://{address}/{note}"));
                     systemd_ready();
@@ -228,7 +236,10 @@ impl Add {
                 password: None,
                 token_sha256: None,
             },
-            (None, None) => bail!("--uid is missing: whom does the new user act as in the file system?"),
+            (None, None) => {
+                let why = "--uid is missing: whom does the new user act as in the file system?";
+                return Err(UsageError(why.to_owned()).into());
+            }
         };
         if !self.gids.is_empty() {
             user.gids = self.gids;

@@ -25,11 +25,11 @@ pub(crate) struct Locate {
 }
 
 /// A chunk of the file and its group.
-struct Piece {
+pub(super) struct Piece {
     /// Offsets in the file where slices of the chunk begin.
     offsets: Vec<u64>,
-    chunk: ChunkInfo,
-    group: Option<Group>,
+    pub(super) chunk: ChunkInfo,
+    pub(super) group: Option<Group>,
 }
 
 impl Locate {
@@ -41,14 +41,20 @@ impl Locate {
             print(format_args!("{json:#}\n"))?;
             return Ok(());
         }
-        let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
-        rows.extend(pieces.iter().map(to_row));
-        print(table(&rows))?;
+        print(table_of(&pieces))?;
         Ok(())
     }
 }
 
-async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
+/// The chunks as a table for people.
+pub(super) fn table_of(pieces: &[Piece]) -> String {
+    let mut rows = vec![row(["OFFSET", "CHUNK", "LENGTH", "GROUP", "NODES", "SHA-256"])];
+    rows.extend(pieces.iter().map(to_row));
+    table(&rows)
+}
+
+/// The chunks of a file, in its order.
+pub(super) async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
     let attr = fs.resolve(path).await.with_context(|| printable(path.as_bytes()))?;
     if attr.kind != FileKind::File {
         bail!("{}: not a regular file, so it has no chunks", printable(path.as_bytes()));
@@ -79,18 +85,10 @@ async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piece>> {
     Ok(pieces)
 }
 
-fn member_state(s: MemberState) -> &'static str {
-    match s {
-        MemberState::Serving => "serving",
-        MemberState::Syncing => "syncing",
-        MemberState::Stale => "stale",
-    }
-}
-
 fn to_row(p: &Piece) -> Vec<String> {
     let nodes = p.group.iter().flat_map(|g| &g.members).map(|m| match m.state {
         MemberState::Serving => m.node.to_string(),
-        MemberState::Syncing | MemberState::Stale => format!("{} ({})", m.node, member_state(m.state)),
+        MemberState::Syncing | MemberState::Stale => format!("{} ({})", m.node, m.state.word()),
     });
     vec![
         p.offsets.first().map_or_else(String::new, u64::to_string),
@@ -111,6 +109,6 @@ fn to_json(p: &Piece) -> Value {
         "group": p.chunk.id.pg(),
         "epoch": p.group.as_ref().map(|g| g.epoch),
         "nodes": p.group.iter().flat_map(|g| &g.members)
-            .map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+            .map(|m| json!({ "node": m.node, "state": m.state.word() })).collect::<Vec<_>>(),
     })
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cert;
 pub(crate) mod datanode;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 mod export;
 pub(crate) mod fsck;

@@ -2,6 +2,7 @@
 
 use super::{block_on, transport};
 use crate::exit::UsageError;
+use crate::observe::{self, MOUNT_PORTS, MetricsAddress};
 use crate::output::say;
 use crate::supervise::{keep_credentials, systemd_ready, until_signal};
 use anyhow::{Context, bail};
@@ -48,6 +49,9 @@ pub(crate) struct Mount {
     /// Mount over a directory that is not empty: what is in it cannot be seen meanwhile. The same as `-o nonempty`.
     #[arg(long)]
     over: bool,
+    /// Where metrics are served [default: the first free port of the loopback interface from 9640 on]
+    #[arg(long, env = "QUARRY_METRICS", value_name = "ADDRESS:PORT|off")]
+    metrics: Option<MetricsAddress>,
     /// Return when the directory is mounted and serve it in the background, as mount(8) wants it.
     #[arg(long)]
     background: bool,
@@ -83,7 +87,7 @@ impl Mount {
             options,
             watcher: Some(super::watch_mount::command()),
         };
-        let served = block_on(serve(mount, config, transport, child));
+        let served = block_on(serve(mount, config, transport, (child, self.metrics)));
         if let (true, Err(error)) = (child, &served) {
             // The parent hears it, unless it has heard already that the mount is there.
             let _ = report(&format!("{error:#}"));
@@ -149,10 +153,11 @@ async fn serve(
     mount: MountConfig,
     config: ClientConfig,
     transport: Arc<QuicTransport>,
-    child: bool,
+    (child, metrics): (bool, Option<MetricsAddress>),
 ) -> anyhow::Result<()> {
     quarry_mount::check_mountpoint(&mount.mountpoint, mount.options.over).await?;
     let shutdown = until_signal()?;
+    let readiness = observe::serve(metrics, MOUNT_PORTS, shutdown.clone()).await?;
     keep_credentials(transport.clone(), config.certs.clone())?;
     let namenode = config.namenode.clone();
     let fs = tokio::select! {
@@ -165,8 +170,10 @@ async fn serve(
     };
     let (ready, mounted) = oneshot::channel();
     let path = mount.mountpoint.display().to_string();
+    let client = fs.clone();
     tokio::spawn(async move {
         if mounted.await.is_ok() {
+            readiness.ready(Some(client));
             if child {
                 report_mounted();
             } else {

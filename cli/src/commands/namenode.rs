@@ -1,6 +1,7 @@
 //! `quarry namenode`
 
 use super::{block_on, transport};
+use crate::observe::{self, MetricsAddress, Usual};
 use crate::options::{certs_in, prefer, read_file, required};
 use crate::output::say;
 use crate::supervise::{keep_credentials, until_signal, when_ready};
@@ -53,6 +54,9 @@ struct Settings {
     /// Where the log and the database are.
     #[arg(long, env = "QUARRY_DIR")]
     dir: Option<PathBuf>,
+    /// Where metrics are served [default: the TCP port of the loopback interface with the number of --listen]
+    #[arg(long, env = "QUARRY_METRICS", value_name = "ADDRESS:PORT|off")]
+    metrics: Option<MetricsAddress>,
     /// The directory with ca.pem, cert.pem and key.pem.
     #[arg(long, env = "QUARRY_CERTS", value_name = "DIR")]
     certs: Option<PathBuf>,
@@ -89,9 +93,12 @@ impl Namenode {
             say(format_args!("made the file system {namespace} in {}", config.dir.display()));
             return Ok(());
         }
-        let Loaded { config, transport, certs } = self.home.load()?;
+        let Loaded { config, transport, certs, metrics } = self.home.load()?;
         block_on(async {
-            let (shutdown, ready) = (until_signal()?, when_ready("namenode"));
+            let shutdown = until_signal()?;
+            let usual = Usual::Port(config.listen.port());
+            let readiness = observe::serve(metrics, usual, shutdown.clone()).await?;
+            let ready = when_ready("namenode", readiness);
             keep_credentials(transport.clone(), certs)?;
             quarry_namenode::run(config, transport, shutdown, ready).await
         })
@@ -103,6 +110,7 @@ pub(crate) struct Loaded {
     pub(crate) config: NameNodeConfig,
     transport: Arc<QuicTransport>,
     certs: CertPaths,
+    metrics: Option<MetricsAddress>,
 }
 
 impl Home {
@@ -111,7 +119,7 @@ impl Home {
         let (file, base): (Settings, _) = read_file(self.config.as_deref())?;
         let file =
             Settings { dir: file.dir.map(|d| base.join(d)), certs: file.certs.map(|d| base.join(d)), ..file };
-        let s = prefer!(Settings: self.settings, file; listen, dir, certs, replication, orphan_age);
+        let s = prefer!(Settings: self.settings, file; listen, dir, metrics, certs, replication, orphan_age);
         let certs = certs_in(&required(s.certs, "certs")?);
         let transport = transport(&certs)?;
         let mut config = NameNodeConfig::new(required(s.listen, "listen")?, required(s.dir, "dir")?);
@@ -123,6 +131,6 @@ impl Home {
             config.orphan_age = std::time::Duration::from_secs(seconds);
         }
         private::open_folder(&config.dir)?;
-        Ok(Loaded { config, transport, certs })
+        Ok(Loaded { config, transport, certs, metrics: s.metrics })
     }
 }

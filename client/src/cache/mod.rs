@@ -30,6 +30,7 @@ use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, Mutation, MutationReply, Query, QueryReply};
 use quarry_common::wire::session::LeaseGrant;
 use quarry_host::clock;
+use quarry_host::metrics::table as metrics;
 use reads::Reads;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -130,6 +131,7 @@ impl Cache {
     /// The NameNode wants a lease back. Where a shared one might stay it is given up as well: the next question brings it
     /// back, and its term need not be told from that of the others.
     pub(crate) fn recall(&self, number: u64, ino: Ino) {
+        metrics::CLIENT_RECALLS.add(&[], 1);
         let mut table = self.table();
         table.recall(ino);
         self.send(Job::Recalled { number, ino });
@@ -220,6 +222,8 @@ impl Cache {
         table.lapse(clock::boot_instant());
         let found = table.find(query);
         self.pass_on(&mut table);
+        drop(table);
+        count_lookup(query, found.is_some());
         found
     }
 
@@ -265,6 +269,7 @@ impl Cache {
         }
         self.pass_on(&mut table);
         drop(table);
+        count_lookup(query, found.is_some());
         match found? {
             Ok(QueryReply::Attr(attr)) => {
                 let time = if self.may_remember(attr.ino) { time } else { Duration::ZERO };
@@ -320,4 +325,9 @@ impl Cache {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count_lookup(query: &Query, hit: bool) {
+    let cache = if matches!(query, Query::Lookup { .. }) { "names" } else { "attributes" };
+    metrics::CLIENT_CACHE.add(&[cache, if hit { "hit" } else { "miss" }], 1);
 }

@@ -6,7 +6,9 @@ use crate::traits::ChunkIo;
 use bytes::Bytes;
 use quarry_common::ids::ChunkId;
 use quarry_common::wire::error::FsError;
+use quarry_host::metrics::table::CLIENT_CACHE;
 use quarry_host::task::Spawner;
+use quarry_host::trace::{self, Scope};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,8 +72,14 @@ impl Fetcher {
         let mut at = wanted.range.start;
         while at < wanted.range.end {
             let piece = match self.cache.find(wanted.id, at..wanted.range.end) {
-                Some(piece) => piece,
-                None => self.transfer(wanted, at, onward).await?,
+                Some(piece) => {
+                    CLIENT_CACHE.add(&["blocks", "hit"], 1);
+                    piece
+                }
+                None => {
+                    CLIENT_CACHE.add(&["blocks", "miss"], 1);
+                    self.transfer(wanted, at, onward).await?
+                }
             };
             at += piece.len() as u32;
             pieces.push(piece);
@@ -112,7 +120,8 @@ impl Fetcher {
         let flight = Flight { range: start..end, outcome };
         others.push(flight.clone());
         drop(flights);
-        self.runtime.spawn(Arc::clone(self).fly(wanted.id, start..end, done));
+        let fly = Box::pin(Arc::clone(self).fly(wanted.id, start..end, done));
+        self.runtime.spawn(Scope::new(trace::current(), fly));
         flight
     }
 

@@ -17,8 +17,10 @@ use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, SetAttr, Window, WindowCommit};
+use quarry_host::metrics::table::CLIENT_FENCED;
+use quarry_host::trace::{self, Operation};
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, watch};
@@ -32,6 +34,8 @@ pub(crate) struct Inode {
     pub(crate) gate: Arc<RwLock<()>>,
     /// One look-up of the layout at a time: readers that miss the same windows ask once.
     pub(crate) loading: tokio::sync::Mutex<()>,
+    /// The operation that last wrote, or waits for what was written: what is sent is sent for it.
+    operation: AtomicU64,
     /// Dirty data was committed or dropped.
     pub(crate) settled: Notify,
     /// The flusher has something to look at.
@@ -93,6 +97,7 @@ impl Inode {
             registry,
             gate: Arc::default(),
             loading: tokio::sync::Mutex::default(),
+            operation: AtomicU64::new(0),
             settled: Notify::new(),
             work: Notify::new(),
             writing: watch::Sender::new(Vec::new()),
@@ -111,6 +116,19 @@ impl Inode {
                 fencing: None,
             }),
         }
+    }
+
+    /// The running operation is the one for which data is sent from now on.
+    pub(crate) fn work_for_current(&self) {
+        let current = trace::current();
+        if current.is_some() {
+            self.operation.store(current.number(), Ordering::Relaxed);
+        }
+    }
+
+    /// The operation for which data is sent.
+    pub(crate) fn operation(&self) -> Operation {
+        Operation::from_number(self.operation.load(Ordering::Relaxed))
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -145,6 +163,7 @@ impl Inode {
         }
         let settled = state.settled(cost);
         let total = self.shared.fenced.fetch_add(1, Ordering::Relaxed) + 1;
+        CLIENT_FENCED.add(&[], 1);
         tracing::error!(ino = %self.ino, total, "buffered data are dropped: their lease is broken");
         self.after(settled, state);
     }

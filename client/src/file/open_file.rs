@@ -122,6 +122,7 @@ impl OpenFile {
         if data.len() > u32::MAX as usize {
             return Err(FsError::Invalid);
         }
+        self.inode.work_for_current();
         let at = self.inode.write(position, data, kill_suidgid).await?;
         // If the write went through, its own error is on record.
         self.report()?;
@@ -135,6 +136,7 @@ impl OpenFile {
     /// That of an earlier write, once.
     pub async fn closing(&self) -> Result<(), FsError> {
         if self.mode.write && !self.inode.may_wait() {
+            self.inode.work_for_current();
             self.inode.flush(false).await;
         }
         self.report()
@@ -157,6 +159,7 @@ impl OpenFile {
     /// # Errors
     /// That of an earlier write, once, or of reaching the disks.
     pub async fn fsync(&self) -> Result<(), FsError> {
+        self.inode.work_for_current();
         let synced = self.inode.sync().await;
         self.report()?;
         synced

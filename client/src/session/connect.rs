@@ -7,6 +7,7 @@ use crate::error::ClientError;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::session::{ClientInfo, Reply, Request};
+use quarry_host::metrics::table::CLIENT_RECONNECTS;
 use quarry_host::{clock, process};
 use quarry_net::identity::Role;
 use quarry_net::rpc::{RpcClient, RpcError, SessionProtocol};
@@ -139,6 +140,7 @@ impl Inner {
             }
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
+        CLIENT_RECONNECTS.add(&[], 1);
         let live = Arc::new(Live { session, client });
         self.link.send_if_modified(|link| {
             let open = !matches!(link, Link::Closed);

@@ -35,7 +35,10 @@ use quarry_common::wire::changes::CHANGES_WAIT_MAX_MS;
 use quarry_common::wire::error::{FsError, ServiceError};
 use quarry_common::wire::fs::{Mutation, MutationReply};
 use quarry_common::wire::session::{Fate, LOCK_WAIT_MAX_MS, LeaseGrant, Losses, Push, Reply, Request};
-use quarry_host::task;
+use quarry_host::metrics::{outcome, table};
+use quarry_host::trace::{self, Scope};
+use quarry_host::variant::VariantName;
+use quarry_host::{clock, task};
 use quarry_net::rpc::{RpcClient, RpcError, SessionProtocol};
 use quarry_net::transport::{Transport, TransportError};
 use slots::{Slot, Slots};
@@ -190,10 +193,11 @@ impl Session {
             let slot = self.inner.slots.take().await;
             let (done, answer) = oneshot::channel();
             let inner = self.inner.clone();
-            task::spawn(async move {
+            let work = Box::pin(async move {
                 let result = inner.carry_out(slot, mutation).await;
                 let _ = done.send(then(result));
             });
+            task::spawn(Scope::new(trace::current(), work));
             answer.await.map_err(|_| FsError::Io)
         })
         .await
@@ -275,6 +279,15 @@ impl Session {
     }
 }
 
+/// The name of what is asked or changed.
+fn request_name(request: &Request) -> VariantName {
+    match request {
+        Request::Query(query) => VariantName::of(query),
+        Request::Mutate { mutation, .. } => VariantName::of(mutation),
+        other => VariantName::of(other),
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         self.inner.link.send_replace(Link::Closed);
@@ -301,6 +314,24 @@ impl Inner {
 
     /// Asks until an answer settles the matter. `request` is made for each attempt, for the session of the moment.
     async fn settle(&self, mut request: impl FnMut(SessionId) -> Request) -> Result<Reply, ServiceError> {
+        let (begun, mut name) = (clock::now(), None);
+        let named = |session| {
+            let request = request(session);
+            name = Some(request_name(&request));
+            request
+        };
+        let answer = self.settle_unobserved(named).await;
+        if let Some(name) = name {
+            table::CLIENT_REQUEST.observe_since(&[name.as_str(), outcome(&answer)], begun);
+        }
+        answer
+    }
+
+    async fn settle_unobserved(
+        &self,
+        mut request: impl FnMut(SessionId) -> Request,
+    ) -> Result<Reply, ServiceError> {
+        let again = |reason| table::CLIENT_RETRIES.add(&[reason], 1);
         let mut pause = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         loop {
             let Some(live) = self.live().await else {
@@ -315,19 +346,32 @@ impl Inner {
                 Ok(response) => match response.result {
                     Err(ServiceError::Unavailable(reason)) => {
                         tracing::debug!(reason, "the NameNode is not ready");
+                        again("not_ready");
                         pause.wait().await;
                     }
-                    Err(ServiceError::NotLeader { leader }) => self.redirect(&live, leader),
-                    Err(ServiceError::SessionExpired) => self.expired(&live),
+                    Err(ServiceError::NotLeader { leader }) => {
+                        again("not_leader");
+                        self.redirect(&live, leader);
+                    }
+                    Err(ServiceError::SessionExpired) => {
+                        again("session_expired");
+                        self.expired(&live);
+                    }
                     settled => return settled,
                 },
                 // Asked again: whoever watches the connection decides whether it is still good.
-                Err(RpcError::Deadline) => tracing::warn!("the NameNode takes long to answer, asking again"),
+                Err(RpcError::Deadline) => {
+                    tracing::warn!("the NameNode takes long to answer, asking again");
+                    again("no_answer");
+                }
                 // Nothing of it was sent.
                 Err(RpcError::Transport(TransportError::Malformed(reason))) if !live.client.is_closed() => {
                     return Err(ServiceError::BadRequest(reason));
                 }
-                Err(RpcError::Transport(_)) => self.replaced(&live).await,
+                Err(RpcError::Transport(_)) => {
+                    again("connection_lost");
+                    self.replaced(&live).await;
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod crashsafe;
 pub mod disk;
 pub mod log_limit;
+pub mod metrics;
 pub mod panics;
 pub mod private;
 pub mod process;
@@ -17,4 +18,6 @@ pub mod task;
 
 pub mod telemetry;
 pub mod thread;
+pub mod trace;
+pub mod variant;
 pub mod world;

@@ -3,6 +3,7 @@
 use crate::transport::{RecvStream, SendStream, TransportError};
 use bytes::Bytes;
 use quarry_common::limits::FRAME_MAX;
+use quarry_host::trace::Operation;
 use serde::{Serialize, de::DeserializeOwned};
 
 const PREFIX: usize = 4;
@@ -56,6 +57,34 @@ pub async fn read_body(stream: &mut dyn RecvStream) -> Result<Vec<u8>, Transport
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     Ok(body)
+}
+
+/// Sends a value as one frame, and after it the number of the operation for which it is sent, if there is one.
+///
+/// # Errors
+/// Those of the stream, or `Malformed` when the value is too large.
+pub async fn write_frame_for<T: Serialize + Sync>(
+    stream: &mut dyn SendStream,
+    value: &T,
+    operation: Operation,
+) -> Result<(), TransportError> {
+    if operation.is_some() {
+        write_frame(stream, &(value, operation.number())).await
+    } else {
+        write_frame(stream, value).await
+    }
+}
+
+/// A value and the number of an operation that may follow it, from the body of a frame, which must hold nothing else.
+///
+/// # Errors
+/// `Malformed`.
+pub fn decode_with_operation<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Operation), TransportError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok((value, Operation::NONE)),
+        Ok((value, rest)) => Ok((value, Operation::from_number(decode(rest)?))),
+        Err(e) => Err(TransportError::Malformed(e.to_string())),
+    }
 }
 
 /// Receives one frame.
@@ -131,6 +160,17 @@ mod tests {
             survives::<fs::Mutation>(&body);
             survives::<fs::MutationReply>(&body);
             survives::<error::ServiceError>(&body);
+        }
+
+        #[test]
+        fn the_operation_comes_back_or_is_missing(value: u64, number in 1u64..1 << 40) {
+            let with = encode(&(value, number)).unwrap();
+            let operation = Operation::from_number(number);
+            prop_assert_eq!(decode_with_operation::<u64>(&with[PREFIX..]).unwrap(), (value, operation));
+            let without = encode(&value).unwrap();
+            prop_assert_eq!(decode_with_operation::<u64>(&without[PREFIX..]).unwrap(), (value, Operation::NONE));
+            let longer = encode(&(value, number, 0u8)).unwrap();
+            prop_assert!(decode_with_operation::<u64>(&longer[PREFIX..]).is_err());
         }
 
         #[test]

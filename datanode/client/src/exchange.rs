@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, Endpoint};
+use quarry_host::trace;
 use quarry_net::frame;
 use quarry_net::transport::{Connection, RecvStream, Stream, TransportError};
 use std::sync::Arc;
@@ -62,7 +63,7 @@ async fn attempt(
 ) -> Result<Answer, CallError> {
     let Stream { mut send, mut recv } = connection.open().await?;
     let sending = async {
-        frame::write_frame(send.as_mut(), request).await?;
+        frame::write_frame_for(send.as_mut(), request, trace::current()).await?;
         let mut left = match request {
             DataRequest::Write(header) => u64::from(header.length),
             _ => 0,

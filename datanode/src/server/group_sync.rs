@@ -12,6 +12,7 @@ use quarry_common::wire::data::{DataReply, DataResponse, Endpoint};
 use quarry_common::wire::error::ServiceError;
 use quarry_common::wire::fs::ChunkInfo;
 use quarry_datanode_client::{CallError, Page};
+use quarry_host::metrics::table::DATANODE_PULLED;
 use quarry_host::task;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,6 +115,7 @@ impl Server {
                 Ok(false) => {}
                 Err(reason) => {
                     tracing::warn!(%id, source = %source.node, reason, "cannot pull a chunk");
+                    DATANODE_PULLED.add(&["error"], 1);
                     progress.failed.push((id, reason));
                     if progress.failed.len() >= FAILED_MAX {
                         return Err(ServiceError::Unavailable(format!(
@@ -123,6 +125,7 @@ impl Server {
                 }
             }
         }
+        DATANODE_PULLED.add(&["ok"], here.len() as u64);
         progress.pulled += here.len() as u64;
         let here: Vec<ChunkId> = here.into_iter().filter(|id| self.store.has(*id)).collect();
         self.on_disk(move |store| store.sync(&here)).await?;

@@ -2,6 +2,7 @@
 
 mod chain;
 mod group_sync;
+mod observe;
 mod reads;
 mod write;
 
@@ -14,11 +15,15 @@ use crate::store::{Store, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
 use group_sync::GroupSyncs;
+use observe::Observed;
+pub(crate) use observe::in_progress;
 use quarry_common::ids::{ChunkId, NodeId};
 use quarry_common::wire::data::{DataReply, DataRequest, DataResponse, IDS_MAX};
 use quarry_common::wire::error::ServiceError;
 use quarry_datanode_client::DataNodeClient;
+use quarry_host::metrics::table as metrics;
 use quarry_host::task;
+use quarry_host::trace::Scope;
 use quarry_net::frame;
 use quarry_net::identity::{Identity, Role};
 use quarry_net::transport::{Connection, Listener, RecvStream, SendStream, Stream, TransportError};
@@ -94,10 +99,12 @@ impl Server {
                 connection.close("this DataNode has too many connections");
                 continue;
             };
-            let server = self.clone();
+            let (server, open) = (self.clone(), room.clone());
             task::spawn(async move {
+                metrics::DATANODE_CONNECTIONS.set(&[], (CONNECTIONS_MAX - open.available_permits()) as f64);
                 server.serve_connection(connection).await;
                 drop(permit);
+                metrics::DATANODE_CONNECTIONS.set(&[], (CONNECTIONS_MAX - open.available_permits()) as f64);
             });
         }
     }
@@ -137,16 +144,22 @@ impl Server {
         peer: &Identity,
         mut stream: Stream,
     ) -> Result<(), TransportError> {
-        let request = timeout(REQUEST_TIMEOUT, frame::read_frame(stream.recv.as_mut())).await;
-        let request: DataRequest = request.map_err(|_| TransportError::EndOfStream)??;
-        let (response, following) = match self.answer(peer, request, stream.recv.as_mut()).await {
+        let body = timeout(REQUEST_TIMEOUT, frame::read_body(stream.recv.as_mut())).await;
+        let body = body.map_err(|_| TransportError::EndOfStream)??;
+        let (request, operation) = frame::decode_with_operation::<DataRequest>(&body)?;
+        let observed = Observed::new(peer, &request, operation);
+        // What is asked of other DataNodes meanwhile is asked for the same operation.
+        let answer = Scope::new(operation, Box::pin(self.answer(peer, request, stream.recv.as_mut())));
+        let (response, following) = match answer.await {
             Ok((reply, following)) => (Ok(reply), following),
             Err(error) => (Err(error), Following::default()),
         };
         // Tells a peer that is still sending to stop: it has its answer.
         drop(stream.recv);
         let Following { data, turn } = following;
+        metrics::DATANODE_BYTES.add(&["read"], data.len() as u64);
         let sent = timeout(ANSWER_TIMEOUT, send(stream.send.as_mut(), &response, data)).await;
+        observed.answered(&response);
         // The turn ends with the memory of the data, and not before.
         drop(turn);
         sent.map_err(|_| TransportError::Lost("the answer was not taken in time".into()))?

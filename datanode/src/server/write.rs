@@ -9,6 +9,7 @@ use quarry_common::limits::{BLOCK_SIZE, PG_MEMBERS_MAX};
 use quarry_common::wire::data::{DataReply, WriteChunk};
 use quarry_common::wire::error::ServiceError;
 use quarry_datanode_client::Written;
+use quarry_host::metrics::table;
 use quarry_net::transport::{RecvStream, TransportError};
 use std::array;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl Server {
         let (ours, Written { mut holders, failed }) =
             futures::join!(ours, chain::pass_on(&self.datanodes, &self.namenode, &header, &fed));
         ours?;
+        table::DATANODE_BYTES.add(&["write"], header.length.into());
         holders.insert(0, self.node);
         Ok(DataReply::Written { holders, failed })
     }

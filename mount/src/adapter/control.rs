@@ -11,7 +11,7 @@ impl Adapter {
             control::PROCESS => reply.ioctl(0, &std::process::id().to_ne_bytes()),
             control::SYNC => {
                 let fs = self.fs.clone();
-                self.answer(req, async move { fs.sync().await }, |result| match result {
+                self.answer("sync", req, async move { fs.sync().await }, |result| match result {
                     Ok(()) => reply.ioctl(0, &[]),
                     Err(error) => reply.error(errno(error)),
                 });

@@ -12,6 +12,8 @@ use fuser::{
 };
 use quarry_client::{Credentials, NewFile, OpenFile, OpenMode};
 use quarry_common::wire::error::FsError;
+use quarry_host::clock;
+use quarry_host::metrics::table::{MOUNT_BYTES, MOUNT_OPERATION};
 
 /// Bytes that one `copy_file_range` moves at most, so that its answer comes soon and fits 32 bits.
 const COPY_MAX: u64 = 1 << 30;
@@ -58,7 +60,7 @@ impl Adapter {
             }
             Ok(file)
         };
-        self.answer(req, work, move |result| match result {
+        self.answer("open", req, work, move |result| match result {
             Ok(file) => {
                 let flags = reply_flags(&file);
                 reply.opened(FileHandle(files.insert(file)), flags);
@@ -87,7 +89,7 @@ impl Adapter {
             task: req.pid(),
         };
         let work = async move { fs.create_entry(parent, &name, new).await };
-        self.answer(req, work, move |result| match result {
+        self.answer("create", req, work, move |result| match result {
             Ok((entry, file)) => {
                 let flags = reply_flags(&file);
                 let handle = FileHandle(files.insert(file));
@@ -108,8 +110,9 @@ impl Adapter {
             let pages = fs.read_pages(&file, offset, size).await?;
             Ok((pages.data.clone(), Some(pages)))
         };
-        self.answer(req, work, move |result| match result {
+        self.answer("read", req, work, move |result| match result {
             Ok((data, pages)) => {
+                MOUNT_BYTES.add(&["read"], data.len() as u64);
                 reply.data(&data);
                 drop(pages);
             }
@@ -152,8 +155,11 @@ impl Adapter {
             }
             Ok(length)
         };
-        self.answer(req, work, |result| match result {
-            Ok(written) => reply.written(written),
+        self.answer("write", req, work, |result| match result {
+            Ok(written) => {
+                MOUNT_BYTES.add(&["write"], written.into());
+                reply.written(written);
+            }
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -172,12 +178,13 @@ impl Adapter {
             let unlocked = fs.unlock_closing(ino, fh.0, owner.0).await;
             flushed.and(unlocked)
         };
-        self.answer(req, work, reply_empty(reply));
+        self.answer("flush", req, work, reply_empty(reply));
     }
 
     pub(super) fn file_release(&self, ino: INodeNo, fh: FileHandle, reply: ReplyEmpty) {
         let (file, fs) = (self.files.remove(fh.0), self.fs.clone());
         // No caller waits: an error is told to none, and no signal cuts this short.
+        let begun = clock::now();
         self.runtime.spawn(async move {
             if let Err(error) = fs.unlock_released(convert::ino(ino), fh.0).await {
                 tracing::warn!(%ino, %error, "a lock could not be freed at the close of its file");
@@ -185,13 +192,14 @@ impl Adapter {
             if let Some(file) = file {
                 file.release().await;
             }
+            MOUNT_OPERATION.observe_since(&["release", "ok"], begun);
             reply.ok();
         });
     }
 
     pub(super) fn file_fsync(&self, req: &Request, fh: FileHandle, reply: ReplyEmpty) {
         let file = self.file(fh);
-        self.answer(req, async move { file?.fsync().await }, reply_empty(reply));
+        self.answer("fsync", req, async move { file?.fsync().await }, reply_empty(reply));
     }
 
     pub(super) fn file_fallocate(
@@ -205,7 +213,7 @@ impl Adapter {
         let Some(mode) = convert::fallocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let (fs, file, task) = (self.fs.clone(), self.file(fh), Task::of(req));
         let work = async move { fs.fallocate_as(&*file?, mode, range, || task.credentials()).await };
-        self.answer(req, work, reply_empty(reply));
+        self.answer("fallocate", req, work, reply_empty(reply));
     }
 
     pub(super) fn file_lseek(
@@ -225,7 +233,7 @@ impl Adapter {
                 _ => Err(FsError::Invalid),
             }
         };
-        self.answer(req, work, |result| match result {
+        self.answer("lseek", req, work, |result| match result {
             Ok(offset) => reply.offset(offset as i64),
             Err(e) => reply.error(errno(e)),
         });
@@ -245,7 +253,7 @@ impl Adapter {
             let credentials = || task.credentials();
             fs.copy_as((&from, offset_in), (&to, offset_out), length.min(COPY_MAX), credentials).await
         };
-        self.answer(req, work, |result| match result {
+        self.answer("copy_file_range", req, work, |result| match result {
             Ok(copied) => reply.written(copied as u32),
             Err(e) => reply.error(errno(e)),
         });

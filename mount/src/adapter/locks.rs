@@ -37,7 +37,7 @@ impl Adapter {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
         // Only fcntl asks for the locks of others.
         let lock = Lock { owner: owner.0, pid, start, end, kind, family: LockFamily::Record };
-        self.answer(req, async move { fs.test_lock(ino, lock).await }, move |result| match result {
+        self.answer("getlk", req, async move { fs.test_lock(ino, lock).await }, move |result| match result {
             Ok(Some(l)) => reply.locked(l.start, l.end, convert::lock_type(l.kind), l.pid),
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Err(e) => reply.error(errno(e)),
@@ -61,6 +61,7 @@ impl Adapter {
         let by = if wait { Interruptible::BySignals } else { Interruptible::WhenKilled };
         self.answer_unless(
             by,
+            "setlk",
             req,
             async move { waiting.lock(ino, fh.0, lock, wait).await },
             move |result| {

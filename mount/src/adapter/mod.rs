@@ -9,6 +9,7 @@ mod control;
 mod files;
 mod locks;
 mod names;
+mod observe;
 mod xattrs;
 
 use crate::errno::errno;
@@ -21,16 +22,20 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use locks::Asked;
+use observe::Observed;
 use quarry_client::{FileSystem, Listing, OpenFile};
 use quarry_common::wire::error::FsError;
+use quarry_host::trace::Scope;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 /// Largest write that the kernel hands over at once.
 const MAX_WRITE: u32 = 1 << 20;
@@ -54,35 +59,40 @@ impl Adapter {
 
     /// Carries out `work` and hands its result to `reply`, at once if it is ready. A caller that is killed gets an answer as well,
     /// and what it changed is done completely or not at all.
-    fn answer<T, W, R>(&self, req: &Request, work: W, reply: R)
+    fn answer<T, W, R>(&self, name: &'static str, req: &Request, work: W, reply: R)
     where
         T: Send + 'static,
         W: Future<Output = Result<T, FsError>> + Send + 'static,
         R: FnOnce(Result<T, FsError>) + Send + 'static,
     {
-        self.answer_unless(Interruptible::WhenKilled, req, work, reply);
+        self.answer_unless(Interruptible::WhenKilled, name, req, work, reply);
     }
 
-    fn answer_unless<T, W, R>(&self, by: Interruptible, req: &Request, work: W, reply: R)
+    fn answer_unless<T, W, R>(&self, by: Interruptible, name: &'static str, req: &Request, work: W, reply: R)
     where
         T: Send + 'static,
         W: Future<Output = Result<T, FsError>> + Send + 'static,
         R: FnOnce(Result<T, FsError>) + Send + 'static,
     {
         let _runtime = self.runtime.enter();
-        let mut work = Box::pin(work);
-        if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let observed = Observed::new(name, req, by);
+        let mut work = Scope::new(observed.operation(), Box::pin(work));
+        if let Poll::Ready(result) = Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop())) {
+            observed.answered(&result);
             return reply(result);
         }
-        let task = Task::of(req);
-        self.runtime.spawn(async move {
+        let (task, span) = (Task::of(req), observed.span());
+        let answer = async move {
             let result = tokio::select! {
                 biased;
                 result = &mut work => result,
                 () = task.interrupted(by) => Err(FsError::Interrupted),
             };
+            // First, so that whoever has the answer finds it counted.
+            observed.answered(&result);
             reply(result);
-        });
+        };
+        self.runtime.spawn(answer.instrument(span));
     }
 
     fn file(&self, fh: FileHandle) -> Result<Arc<OpenFile>, FsError> {

@@ -56,7 +56,7 @@ impl Adapter {
                 name => fs.lookup_entry(task, parent, name).await,
             }
         };
-        self.answer(req, work, reply_entry(reply));
+        self.answer("lookup", req, work, reply_entry(reply));
     }
 
     pub(super) fn name_forget(&self, ino: INodeNo, lookups: u64) {
@@ -65,7 +65,7 @@ impl Adapter {
 
     pub(super) fn name_getattr(&self, req: &Request, ino: INodeNo, reply: ReplyAttr) {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        self.answer(req, async move { fs.attr_entry(ino).await }, reply_attr(reply));
+        self.answer("getattr", req, async move { fs.attr_entry(ino).await }, reply_attr(reply));
     }
 
     pub(super) fn name_setattr(
@@ -91,12 +91,12 @@ impl Adapter {
             let attr = fs.setattr_as(ino, set, || task.credentials()).await?;
             Ok(fs.known_entry(attr))
         };
-        self.answer(req, work, reply_attr(reply));
+        self.answer("setattr", req, work, reply_attr(reply));
     }
 
     pub(super) fn name_readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        self.answer(req, async move { fs.readlink(ino).await }, |result| match result {
+        self.answer("readlink", req, async move { fs.readlink(ino).await }, |result| match result {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         });
@@ -116,7 +116,7 @@ impl Adapter {
             Some(kind) => NewNode::Special { kind, rdev },
             None => return reply.error(Errno::EINVAL),
         };
-        self.create_node(req, parent, name, node, modes, reply);
+        self.create_node(("mknod", req), parent, name, node, modes, reply);
     }
 
     pub(super) fn name_mkdir(
@@ -127,7 +127,7 @@ impl Adapter {
         modes: (u32, u32),
         reply: ReplyEntry,
     ) {
-        self.create_node(req, parent, name, NewNode::Dir, modes, reply);
+        self.create_node(("mkdir", req), parent, name, NewNode::Dir, modes, reply);
     }
 
     pub(super) fn name_symlink(
@@ -138,12 +138,13 @@ impl Adapter {
         target: &[u8],
         reply: ReplyEntry,
     ) {
-        self.create_node(req, parent, name, NewNode::Symlink(target.into()), (0o777, 0), reply);
+        let node = NewNode::Symlink(target.into());
+        self.create_node(("symlink", req), parent, name, node, (0o777, 0), reply);
     }
 
     fn create_node(
         &self,
-        req: &Request,
+        (operation, req): (&'static str, &Request),
         parent: INodeNo,
         name: &OsStr,
         node: NewNode,
@@ -156,17 +157,17 @@ impl Adapter {
             let attr = fs.create(parent, &name, node, mode, umask, caller).await?;
             Ok(fs.entry(attr))
         };
-        self.answer(req, work, reply_entry(reply));
+        self.answer(operation, req, work, reply_entry(reply));
     }
 
     pub(super) fn name_unlink(&self, req: &Request, parent: INodeNo, name: &[u8], reply: ReplyEmpty) {
         let (fs, parent, name) = (self.fs.clone(), convert::ino(parent), name.to_vec());
-        self.answer(req, async move { fs.unlink(parent, &name).await }, reply_empty(reply));
+        self.answer("unlink", req, async move { fs.unlink(parent, &name).await }, reply_empty(reply));
     }
 
     pub(super) fn name_rmdir(&self, req: &Request, parent: INodeNo, name: &[u8], reply: ReplyEmpty) {
         let (fs, parent, name) = (self.fs.clone(), convert::ino(parent), name.to_vec());
-        self.answer(req, async move { fs.rmdir(parent, &name).await }, reply_empty(reply));
+        self.answer("rmdir", req, async move { fs.rmdir(parent, &name).await }, reply_empty(reply));
     }
 
     pub(super) fn name_rename(
@@ -186,7 +187,12 @@ impl Adapter {
         };
         let (fs, from, to) = (self.fs.clone(), convert::ino(parent), convert::ino(newparent));
         let (name, newname) = (name.to_vec(), newname.to_vec());
-        self.answer(req, async move { fs.rename(from, &name, to, &newname, mode).await }, reply_empty(reply));
+        self.answer(
+            "rename",
+            req,
+            async move { fs.rename(from, &name, to, &newname, mode).await },
+            reply_empty(reply),
+        );
     }
 
     pub(super) fn name_link(
@@ -203,7 +209,7 @@ impl Adapter {
             let attr: Attr = fs.link(ino, parent, &name).await?;
             Ok(fs.entry(attr))
         };
-        self.answer(req, work, reply_entry(reply));
+        self.answer("link", req, work, reply_entry(reply));
     }
 
     pub(super) fn dir_open(&self, ino: INodeNo, reply: ReplyOpen) {
@@ -227,7 +233,7 @@ impl Adapter {
             };
             fs.list(&listing, offset, add).await
         };
-        self.answer(req, work, move |result| {
+        self.answer("readdir", req, work, move |result| {
             let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
             match result {
                 Ok(()) => reply.ok(),
@@ -243,7 +249,7 @@ impl Adapter {
 
     pub(super) fn name_statfs(&self, req: &Request, reply: ReplyStatfs) {
         let fs = self.fs.clone();
-        self.answer(req, async move { fs.statfs().await }, |result| match result {
+        self.answer("statfs", req, async move { fs.statfs().await }, |result| match result {
             Ok(s) => {
                 let (blocks, free) = (s.capacity / STATFS_BLOCK, s.free / STATFS_BLOCK);
                 // Inodes have no limit of their own: as many as free blocks, as other file systems without one do.

@@ -37,21 +37,21 @@ impl Adapter {
         let (fs, ino, task) = (self.fs.clone(), convert::ino(ino), Task::of(req));
         let (name, value) = (name.to_vec(), value.to_vec());
         let work = async move { fs.setxattr_as(ino, &name, value, mode, || task.credentials()).await };
-        self.answer(req, work, reply_empty(reply));
+        self.answer("setxattr", req, work, reply_empty(reply));
     }
 
     pub(super) fn xattr_get(&self, req: &Request, ino: INodeNo, name: &[u8], size: u32, reply: ReplyXattr) {
         let (fs, ino, name) = (self.fs.clone(), convert::ino(ino), name.to_vec());
-        self.answer(req, async move { fs.getxattr(ino, &name).await }, reply_xattr(reply, size));
+        self.answer("getxattr", req, async move { fs.getxattr(ino, &name).await }, reply_xattr(reply, size));
     }
 
     pub(super) fn xattr_list(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (fs, ino) = (self.fs.clone(), convert::ino(ino));
-        self.answer(req, async move { fs.listxattr(ino).await }, reply_xattr(reply, size));
+        self.answer("listxattr", req, async move { fs.listxattr(ino).await }, reply_xattr(reply, size));
     }
 
     pub(super) fn xattr_remove(&self, req: &Request, ino: INodeNo, name: &[u8], reply: ReplyEmpty) {
         let (fs, ino, name) = (self.fs.clone(), convert::ino(ino), name.to_vec());
-        self.answer(req, async move { fs.removexattr(ino, &name).await }, reply_empty(reply));
+        self.answer("removexattr", req, async move { fs.removexattr(ino, &name).await }, reply_empty(reply));
     }
 }

@@ -9,7 +9,8 @@ use crate::queue::{Frame, Job};
 use crate::segment::{Segment, file_name};
 use crate::shared::Shared;
 use quarry_common::checksum::crc32c;
-use quarry_host::thread;
+use quarry_host::metrics::table::NAMENODE_LOG_SYNC;
+use quarry_host::{clock, thread};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,12 +104,14 @@ impl Writer {
         let Position { segment, offset, sequence, .. } = &mut self.position;
         bytes[..FRAME_HEADER].copy_from_slice(&header.encode(segment.nonce));
         let at = *offset;
+        let begun = clock::now();
         thread::block(|| {
             let written = segment.file.write_at(at, bytes);
             written.map_err(|e| LogError::io("write", &file_name(segment.number))(e))?;
             segment.file.sync().map_err(|e| LogError::io("sync", &file_name(segment.number))(e))
         })
         .await?;
+        NAMENODE_LOG_SYNC.observe_since(&[], begun);
         *offset += header.span();
         *sequence += 1;
         Ok(at)

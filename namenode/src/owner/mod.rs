@@ -16,6 +16,7 @@ mod garbage;
 mod grants;
 mod groups;
 mod lock_waits;
+mod metrics;
 mod mutation;
 mod node_requests;
 mod nodes;

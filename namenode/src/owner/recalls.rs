@@ -11,6 +11,7 @@ use crate::events::ClientReplier;
 use quarry_common::ids::{Ino, SessionId};
 use quarry_common::wire::fs::{MutationReply, Query};
 use quarry_common::wire::session::{LeaseGrant, LeaseId, LeaseMode, Losses, Push, Reply};
+use quarry_host::metrics::table::NAMENODE_RECALLS;
 use quarry_namenode_core::leases::{
     Access, Actions, LeaseConfig, LeaseTable, MISSES_MAX, Overloaded, Recall, Ticket,
 };
@@ -226,6 +227,7 @@ impl Owner {
                 pusher.push(Push::Lost(self.clients.leasing.table.losses(session)));
             }
         }
+        NAMENODE_RECALLS.add(&[], recalls.len() as u64);
         for Recall { session, number, ino, keep } in recalls {
             // A session without a connection does not get it; its leases end by their term.
             if let Some(pusher) = self.clients.registry.pusher(session) {

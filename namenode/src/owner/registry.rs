@@ -107,6 +107,11 @@ impl Registry {
         Some(session)
     }
 
+    /// All of them.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.sessions.keys().copied()
+    }
+
     /// The session asked for something.
     pub(crate) fn count_request(&mut self, session: SessionId) {
         if let Some(live) = self.sessions.get_mut(&session) {

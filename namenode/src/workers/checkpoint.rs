@@ -7,6 +7,7 @@ use super::{Round, Tools, Worker};
 use crate::events::{Handle, Stopped};
 use crate::kv::RedbBase;
 use async_trait::async_trait;
+use quarry_host::metrics::table::NAMENODE_CHECKPOINT;
 use quarry_host::{clock, task};
 use quarry_log::Log;
 use quarry_namenode_core::{Base, Overlay};
@@ -104,6 +105,7 @@ impl Worker for CheckpointWorker {
             let begun = clock::now();
             match self.tools.checkpointer.checkpoint().await {
                 Ok(_) => {
+                    NAMENODE_CHECKPOINT.observe_since(&[], begun);
                     self.done += 1;
                     self.line = format!(
                         "{} done, the last of {unsaved} changes in {} ms",

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use quarry_common::ids::{ChunkId, Epoch, NodeId, PgId};
 use quarry_common::wire::data::Endpoint;
 use quarry_datanode_client::Pulled;
+use quarry_host::metrics::table::NAMENODE_HEALED;
 use quarry_host::{clock, task};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -84,7 +85,12 @@ impl Worker for Healing {
             let source = heal.sources[turn % heal.sources.len()].clone();
             self.under_way.insert(key, key.2);
             let tools = self.tools.clone();
-            task::spawn_in(&mut self.running, async move { (key, sync(&tools, &heal, source).await) });
+            task::spawn_in(&mut self.running, async move {
+                let begun = clock::now();
+                let complete = sync(&tools, &heal, source).await;
+                NAMENODE_HEALED.observe_since(&[if complete { "ok" } else { "error" }], begun);
+                (key, complete)
+            });
         }
         let line = format!(
             "{} members catching up, {} of them now, {} done",

@@ -59,7 +59,7 @@ struct Version {
 }
 
 /// The directory of a cluster, locked for this process.
-pub(super) struct Layout {
+pub(in crate::commands) struct Layout {
     dir: PathBuf,
     settings: Settings,
     _lock: File,
@@ -67,7 +67,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Opens the cluster, or makes it if the directory is new. More DataNodes than there are get added.
-    pub(super) fn open_or_make(
+    pub(in crate::commands) fn open_or_make(
         dir: &Path,
         name: Option<&str>,
         datanodes: Option<u32>,
@@ -134,7 +134,7 @@ impl Layout {
         self.dir.join(format!("datanode-{number}/datanode.toml"))
     }
 
-    pub(super) fn client_config(&self) -> PathBuf {
+    pub(in crate::commands) fn client_config(&self) -> PathBuf {
         self.dir.join("client.toml")
     }
 

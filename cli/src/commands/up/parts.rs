@@ -20,7 +20,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const LOG_LINES: usize = 5;
 
 /// One process of the cluster.
-pub(super) struct Part {
+pub(in crate::commands) struct Part {
     /// `namenode`, `datanode-1`, `mount`: names the log and the pid file.
     name: String,
     /// Where it listens or is mounted, for people.
@@ -53,12 +53,12 @@ impl Part {
         }
     }
 
-    pub(super) fn namenode(layout: &Layout, log_args: &[&str]) -> Self {
+    pub(in crate::commands) fn namenode(layout: &Layout, log_args: &[&str]) -> Self {
         let args = ["namenode".into(), "--config".into(), layout.namenode_config().into_os_string()];
         Self::new(layout, "namenode".into(), layout.namenode_address(), log_args, &args)
     }
 
-    pub(super) fn datanode(layout: &Layout, number: u32, log_args: &[&str]) -> Self {
+    pub(in crate::commands) fn datanode(layout: &Layout, number: u32, log_args: &[&str]) -> Self {
         let args = ["datanode".into(), "--config".into(), layout.datanode_config(number).into_os_string()];
         Self::new(layout, format!("datanode-{number}"), layout.datanode_address(number), log_args, &args)
     }
@@ -98,13 +98,23 @@ impl Part {
         self.name == "gateway"
     }
 
+    /// What it is called.
+    pub(in crate::commands) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Kills it, as a crash would.
+    pub(in crate::commands) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Where it listens or is mounted.
     pub(super) fn place(&self) -> &str {
         &self.place
     }
 
     /// Starts the process and waits until it says that it serves.
-    pub(super) async fn start(&mut self, timeout: Duration) -> anyhow::Result<()> {
+    pub(in crate::commands) async fn start(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -112,6 +122,7 @@ impl Part {
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         // A group of its own: Ctrl-C must reach us alone, since the parts have to end in order.
+        command.env(crate::SLOW_VARIABLE, quarry_host::trace::slow_seconds().to_string());
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
         // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
@@ -189,12 +200,12 @@ impl Part {
     }
 
     /// Asks it to end.
-    pub(super) fn terminate(&mut self) {
+    pub(in crate::commands) fn terminate(&mut self) {
         self.signal(Signal::TERM);
     }
 
     /// Waits for its end, and forces it after the timeout.
-    pub(super) async fn wait(&mut self, timeout: Duration) {
+    pub(in crate::commands) async fn wait(&mut self, timeout: Duration) {
         let Some(child) = &mut self.child else { return };
         if tokio::time::timeout(timeout, child.wait()).await.is_err() {
             complain(format_args!("quarry: {} does not end by itself; killing it", self.name));

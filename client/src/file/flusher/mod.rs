@@ -12,6 +12,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use put::{Prepared, prepare};
 use quarry_common::limits::COMMIT_SLICES_MAX;
 use quarry_common::wire::error::FsError;
+use quarry_host::trace::Scope;
 use std::sync::Arc;
 
 /// A job after its put.
@@ -37,7 +38,8 @@ pub(crate) async fn run(inode: Arc<Inode>) {
             puts.push_back(start(&inode, job));
         }
         if commit.is_none() && !ready.is_empty() {
-            commit = Some(commit::commit(Arc::clone(&inode), next_batch(&mut ready)).boxed());
+            let work = commit::commit(Arc::clone(&inode), next_batch(&mut ready)).boxed();
+            commit = Some(Scope::new(inode.operation(), work).boxed());
         }
         if commit.is_none() && puts.is_empty() {
             match inode.state().last_job() {
@@ -76,7 +78,8 @@ fn next_batch(ready: &mut Vec<Outcome>) -> Vec<Outcome> {
 /// Prepares a job in a task of its own.
 fn start(inode: &Arc<Inode>, job: Job) -> BoxFuture<'static, Outcome> {
     let windows: Vec<u64> = job.windows.iter().map(|w| w.index).collect();
-    let task = inode.shared.runtime.spawn(prepare(Arc::clone(inode), job));
+    let work = Box::pin(prepare(Arc::clone(inode), job));
+    let task = inode.shared.runtime.spawn(Scope::new(inode.operation(), work));
     async move {
         let result = task.await.unwrap_or_else(|error| {
             tracing::error!(%error, "sending data failed");

@@ -1,10 +1,10 @@
 //! The asking side.
 
-use super::{Header, Hello, Kind, Lanes, Protocol, encode, gather, split};
+use super::{Header, Hello, Kind, Lanes, Protocol, encode, gather, request_id, split};
 use crate::frame;
 use crate::transport::{Connection, RecvStream, SendStream, TransportError};
 use bytes::Bytes;
-use quarry_host::{clock, task};
+use quarry_host::{clock, task, trace};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,7 +115,7 @@ impl<P: Protocol> RpcClient<P> {
     }
 
     async fn ask(&self, request: &P::Request) -> Result<P::Response, RpcError> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = request_id(trace::current(), self.next.fetch_add(1, Ordering::Relaxed));
         let frame = encode(Kind::Request, id, request)?;
         let turn = tokio::select! {
             turn = self.lanes.enter(P::weight(request)) => turn,

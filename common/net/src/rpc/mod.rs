@@ -16,6 +16,7 @@ use bytes::Bytes;
 use quarry_common::limits::{FRAME_MAX, NAME_MAX, SLICES_MAX, XATTR_VALUE_MAX};
 use quarry_common::wire::WIRE_VERSION;
 use quarry_common::wire::error::ServiceError;
+use quarry_host::trace::{self, Operation};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -180,6 +181,15 @@ enum Kind {
 struct Header {
     kind: Kind,
     id: u64,
+}
+
+/// Bits of a request's id that count; the others are the number of the operation for which it is asked.
+const COUNT_BITS: u32 = u64::BITS - trace::BITS;
+
+/// The id of a request. The count begins anew after 16 million requests, long after the first of them was answered: far fewer
+/// may be unanswered.
+fn request_id(operation: Operation, count: u64) -> u64 {
+    (operation.number() << COUNT_BITS) | (count & ((1 << COUNT_BITS) - 1))
 }
 
 /// A frame with header and body.

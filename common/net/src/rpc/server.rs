@@ -1,12 +1,14 @@
 //! The answering side.
 
 use super::{
-    Header, Hello, Kind, Lanes, Protocol, UNIT, UNITS_MAX, URGENT_MAX, Weight, encode, gather, split,
+    COUNT_BITS, Header, Hello, Kind, Lanes, Protocol, UNIT, UNITS_MAX, URGENT_MAX, Weight, encode, gather,
+    split,
 };
 use crate::frame;
 use crate::identity::Identity;
 use crate::transport::{Connection, SendStream, TransportError};
 use bytes::Bytes;
+use quarry_host::trace::Operation;
 use quarry_host::{random, task};
 use rand::Rng;
 use std::marker::PhantomData;
@@ -135,23 +137,38 @@ impl<P: Protocol> Pusher<P> {
 
 /// The right and the duty to answer one request. Dropped without an answer, it ends the conversation: the peer then knows that
 /// it knows nothing.
-pub struct Replier<P> {
+pub struct Replier<P: Protocol> {
     outgoing: Arc<Outgoing>,
     id: u64,
     /// Gone with the answer.
     place: Option<Place>,
+    observer: Option<Box<dyn FnOnce(&P::Response) + Send>>,
     protocol: PhantomData<fn(P)>,
 }
 
 impl<P: Protocol> Replier<P> {
+    /// The operation for which the client asks.
+    pub fn operation(&self) -> Operation {
+        Operation::from_number(self.id >> COUNT_BITS)
+    }
+
+    /// Shows the answer to `observer` when it is given.
+    pub fn observed(mut self, observer: impl FnOnce(&P::Response) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
     /// Answers.
     pub fn send(mut self, response: P::Response) {
         let place = self.place.take();
+        if let Some(observer) = self.observer.take() {
+            observer(&response);
+        }
         self.outgoing.send(encode(Kind::Response, self.id, &response), place);
     }
 }
 
-impl<P> Drop for Replier<P> {
+impl<P: Protocol> Drop for Replier<P> {
     fn drop(&mut self) {
         if self.place.is_some() {
             self.outgoing.connection.close("a request was given up");
@@ -211,7 +228,13 @@ async fn converse<P: Protocol>(
             place = Place::take(&lanes, P::weight(&request)) => place,
             gone = connection.closed() => return Err(gone),
         };
-        let reply = Replier { outgoing: outgoing.clone(), id, place: Some(place), protocol: PhantomData };
+        let reply = Replier {
+            outgoing: outgoing.clone(),
+            id,
+            place: Some(place),
+            observer: None,
+            protocol: PhantomData,
+        };
         service.handle(&peer, request, reply);
     }
 }
