@@ -6,11 +6,12 @@ use crate::observe::Observed;
 use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::{Heartbeat, NodeRequest};
 use quarry_common::wire::session::{Request, Response};
-use quarry_host::task;
+use quarry_host::{random, task};
 use quarry_net::frame;
 use quarry_net::identity::Role;
 use quarry_net::rpc::{self, NodeProtocol, Peer, Replier, Service, SessionProtocol};
 use quarry_net::transport::{Connection, Listener};
+use rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
@@ -93,8 +94,8 @@ impl Service<SessionProtocol> for ClientService {
 
 /// One DataNode: its requests and its heartbeats.
 async fn serve_node(connection: Arc<dyn Connection>, node: NodeId, owner: Handle) {
-    static NUMBER: AtomicU64 = AtomicU64::new(1);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    // As of conversations: two equal numbers of 64 bits do not happen.
+    let number = random::rng().random();
     let service = Arc::new(NodeService { node, number, owner: owner.clone() });
     let requests = rpc::serve::<NodeProtocol>(connection.clone(), service);
     tokio::select! {

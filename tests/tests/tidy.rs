@@ -131,9 +131,8 @@ fn units_are_hardened() {
 /// Crates that run in the simulation, where a process has its own clocks, randomness, disks and tasks.
 const SIMULATED: [&str; 5] =
     ["common/net/src", "namenode/src", "namenode/log/src", "datanode/src", "client/src"];
-/// The real network, the files of identities, which a simulation replaces, and the log's own facade in front of tokio's runtime.
-const NOT_SIMULATED: [&str; 3] =
-    ["common/net/src/transport/quic", "common/net/src/identity", "namenode/log/src/runtime.rs"];
+/// The real network and the files of identities, which a simulation replaces.
+const NOT_SIMULATED: [&str; 2] = ["common/net/src/transport/quic", "common/net/src/identity"];
 /// What only the facades of `quarry-host` may use: nothing in a simulated crate may look past them at the machine.
 const MACHINE: [&str; 22] = [
     "tokio::spawn",

@@ -40,14 +40,12 @@ pub fn boot() -> Duration {
 /// [`boot`] as an instant, for what compares such instants with one another. [`now`] stands still during a suspend: the instants of the
 /// two are not to be mixed.
 pub fn boot_instant() -> Instant {
+    if let Some(instant) = world::ask(|world| world.boot_anchor() + world.boot()) {
+        return instant;
+    }
     static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
     let (instant, at) = *ANCHOR.get_or_init(|| (now(), boot()));
-    let boot = boot();
-    // Processes of a simulation start at different times, so one may be younger than the anchor.
-    match boot.checked_sub(at) {
-        Some(later) => instant + later,
-        None => instant.checked_sub(at - boot).unwrap_or(instant),
-    }
+    instant + boot().saturating_sub(at)
 }
 
 #[cfg(test)]

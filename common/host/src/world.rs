@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The surroundings of one simulated process.
 pub trait World: Send + Sync + 'static {
@@ -24,6 +24,8 @@ pub trait World: Send + Sync + 'static {
     fn wall(&self) -> Timestamp;
     /// Time since the start of the process's machine, times of suspension included.
     fn boot(&self) -> Duration;
+    /// What [`boot`](World::boot) is added to where it is wanted as an instant: the same for all times.
+    fn boot_anchor(&self) -> Instant;
     /// The next random number.
     fn random(&self) -> u64;
     /// The disks of the process's machine.

@@ -57,6 +57,9 @@ pub enum Body {
         owner: String,
         /// For people.
         info: ClientInfo,
+        /// No lease of an earlier generation is of this session. A client whose session ended may send changes again in this one
+        /// that were buffered under a lease of that one.
+        fenced_below: LeaseGeneration,
     },
     /// Outcome: [`Outcome::Done`], also if there is no such session.
     EndSession {

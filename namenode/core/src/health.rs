@@ -82,6 +82,7 @@ impl Timing {
         let beats = node.heartbeat_age_ms.is_some_and(|age| age < self.suspect_after_ms);
         match self.health(node) {
             Health::Suspect | Health::Dead if beats => NodeState::Failing,
+            Health::Healthy if node.disks_out_ms.is_some() => NodeState::Failing,
             Health::Healthy if !node.writable => NodeState::Full,
             Health::Healthy | Health::Unknown => NodeState::Healthy,
             Health::Suspect => NodeState::Suspect,
@@ -157,7 +158,7 @@ mod tests {
             excused: false,
         };
         let timing = Timing::at(60_000);
-        assert_eq!((timing.health(&node), timing.state(&node)), (Health::Healthy, NodeState::Full));
+        assert_eq!((timing.health(&node), timing.state(&node)), (Health::Healthy, NodeState::Failing));
         node.disks_out_ms = Some(3_000);
         assert_eq!((timing.health(&node), timing.state(&node)), (Health::Suspect, NodeState::Failing));
         node.disks_out_ms = Some(15_000);

@@ -203,6 +203,11 @@ impl LeaseTable {
         }
     }
 
+    /// Every lease that is granted from now on has this generation or a later one.
+    pub fn next_generation(&self) -> LeaseGeneration {
+        LeaseGeneration(self.generation.0 + 1)
+    }
+
     /// Leases that there are.
     pub fn len(&self) -> usize {
         self.leases.len()

@@ -95,6 +95,7 @@ fn every_node_is_full(choice: &Choice<'_>) -> bool {
         && choice.nodes.iter().all(|node| choice.timing.health(node) == Health::Healthy && is_full(node))
 }
 
+/// A node whose disks are out has no space either, but that ends: they come back, or others take its place.
 fn is_full(node: &NodeView) -> bool {
     node.disks_out_ms.is_none() && (!node.writable || node.free < CHUNK_SIZE)
 }
@@ -314,13 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_disks_have_just_failed_is_not_full() {
+    fn a_node_whose_disks_are_out_is_not_full() {
         let (mut nodes, groups) = triangle();
         for node in &mut nodes {
-            (node.disks_out_ms, node.writable, node.free) = (Some(500), false, 0);
+            (node.writable, node.free, node.disks_out_ms) = (false, 0, Some(10));
         }
         assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::Unavailable));
         assert_eq!(chosen(&nodes, &[], &[]), Err(Refusal::Unavailable));
+        nodes.iter_mut().for_each(|node| node.disks_out_ms = None);
+        assert_eq!(chosen(&nodes, &groups, &[]), Err(Refusal::NoSpace));
     }
 
     #[test]

@@ -134,7 +134,11 @@ mod tests {
             panic!("not reserved");
         };
         assert!(next.sequence() >= first.sequence() + u64::from(count));
-        let open = Body::OpenSession { owner: "c".to_owned(), info: Default::default() };
+        let open = Body::OpenSession {
+            owner: "c".to_owned(),
+            info: Default::default(),
+            fenced_below: Default::default(),
+        };
         let Outcome::Session(opened) = apply(open) else { panic!("no session") };
         assert!(opened > session);
         assert!(restored.meta().next_ino > later);

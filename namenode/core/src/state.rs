@@ -339,7 +339,9 @@ fn dispatch(tx: &mut Tx<'_>, body: &Body) -> Result<Outcome, StateError> {
         Body::Mutate { session, slot, sequence, mutation } => {
             ops::sessions::mutate(tx, *session, *slot, *sequence, mutation).map(Outcome::Mutation)
         }
-        Body::OpenSession { owner, info } => Ok(ops::sessions::open(tx, owner, info)),
+        Body::OpenSession { owner, info, fenced_below } => {
+            Ok(ops::sessions::open(tx, owner, info, *fenced_below))
+        }
         Body::EndSession { session, expired } => ops::sessions::end(tx, *session, *expired),
         Body::Fence { session, fence } => ops::fences::fence(tx, *session, *fence),
         Body::ReleaseFences { session, leases } => ops::fences::release(tx, *session, leases),

@@ -5,7 +5,9 @@ use crate::command::{Body, Command, Effect, GroupChange, LogicalTime, Outcome};
 use crate::invariants::violations;
 use crate::state::State;
 use quarry_common::acl::NO_ID;
-use quarry_common::ids::{ChunkId, Epoch, Ino, NamespaceId, NodeId, PgId, SessionId, WindowIndex};
+use quarry_common::ids::{
+    ChunkId, Epoch, Ino, LeaseGeneration, NamespaceId, NodeId, PgId, SessionId, WindowIndex,
+};
 use quarry_common::limits::CHUNK_SIZE;
 use quarry_common::wire::cluster::{Member, MemberState, RegisterNode, Replication};
 use quarry_common::wire::error::{FsError, ServiceError};
@@ -85,7 +87,15 @@ impl Bench {
     }
 
     pub(crate) fn open_session(&mut self) -> SessionId {
-        match self.apply(Body::OpenSession { owner: "client".to_owned(), info: ClientInfo::default() }) {
+        self.open_session_with_floor(LeaseGeneration(0))
+    }
+
+    pub(crate) fn open_session_with_floor(&mut self, fenced_below: LeaseGeneration) -> SessionId {
+        match self.apply(Body::OpenSession {
+            owner: "client".to_owned(),
+            info: ClientInfo::default(),
+            fenced_below,
+        }) {
             Outcome::Session(session) => session,
             other => panic!("no session: {other:?}"),
         }

@@ -63,7 +63,8 @@ impl Owner {
             tracing::warn!(reason = why, "refused a session");
             return reply.send(refusal(ServiceError::Unavailable(why)));
         }
-        let body = Body::OpenSession { owner: introduction.owner.clone(), info };
+        let fenced_below = self.clients.leasing.table.next_generation();
+        let body = Body::OpenSession { owner: introduction.owner.clone(), info, fenced_below };
         self.admit(Pending { body, waiter: Waiter::OpenSession { connection, introduction, reply } });
     }
 

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 const CLUSTER: &str = "sim";
 const PORT: u16 = 7000;
+/// Chunks that nobody brought into a file are garbage after this time: short, so that a run sees it.
+const GARBAGE_AGE: Duration = Duration::from_secs(90);
 /// Small segments, so that a run uses several and making them costs little.
 const LOG_SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -29,6 +31,10 @@ pub(crate) struct Cluster {
     pub(crate) datanodes: Vec<Arc<Machine>>,
     /// The clients' machines.
     pub(crate) clients: Vec<Arc<Machine>>,
+    /// The administrator's machine.
+    pub(crate) admin: Arc<Machine>,
+    /// Chunks that nobody brought into a file are garbage after this time.
+    pub(crate) garbage_age: Duration,
     /// Processes that ended without being killed, and why.
     ended: Arc<Mutex<Vec<String>>>,
 }
@@ -41,9 +47,16 @@ impl Cluster {
             network: Network::new(seed.rotate_left(17)),
             namenode: machine(1, "namenode".to_owned()),
             datanodes: (1..=datanodes).map(|n| machine(100 + n, format!("datanode-{n}"))).collect(),
+            admin: machine(150, "admin".to_owned()),
             clients: (0..clients).map(|n| machine(200 + n, format!("client-{n}"))).collect(),
+            garbage_age: GARBAGE_AGE,
             ended: Arc::default(),
         }
+    }
+
+    /// All machines.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
+        [&self.namenode, &self.admin].into_iter().chain(&self.datanodes).chain(&self.clients)
     }
 
     /// Processes that ended by themselves, and why.
@@ -51,10 +64,10 @@ impl Cluster {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts the process of every server.
-    pub(crate) fn start_servers(&self) {
+    /// Starts the process of the NameNode and of the first DataNodes.
+    pub(crate) fn start_servers(&self, datanodes: usize) {
         self.start_namenode();
-        (0..self.datanodes.len()).for_each(|n| self.start_datanode(n));
+        (0..datanodes).for_each(|n| self.start_datanode(n));
     }
 
     /// Starts the NameNode.
@@ -63,6 +76,7 @@ impl Cluster {
         let mut config = NameNodeConfig::new(address(machine), PathBuf::from("/namenode"));
         config.cluster = CLUSTER.to_owned();
         config.log_segment_bytes = LOG_SEGMENT_BYTES;
+        config.orphan_age = self.garbage_age;
         self.start(machine, Role::NameNode, "1", |transport, stop, ready| async move {
             if !quarry_namenode::is_formatted(&config.dir)? {
                 quarry_namenode::format(&config)?;
@@ -108,14 +122,22 @@ impl Cluster {
 
     /// Starts a client's process, without a connection yet.
     pub(crate) fn start_client(&self, index: usize) -> Client {
-        let machine = self.clients[index].clone();
+        self.client_on(&self.clients[index], Rights::default())
+    }
+
+    /// Starts the administrator's process, without a connection yet.
+    pub(crate) fn start_admin(&self) -> Client {
+        self.client_on(&self.admin, Rights { admin: true, ..Rights::default() })
+    }
+
+    fn client_on(&self, machine: &Arc<Machine>, rights: Rights) -> Client {
         let namenode = address(&self.namenode).to_string();
         let none = PathBuf::new();
         let certs = CertPaths { ca: none.clone(), cert: none.clone(), key: none };
         let mut config = ClientConfig::new(namenode, certs);
         config.purpose = machine.name().to_owned();
         let (life, transport) = machine.start(|life| {
-            let identity = identity(Role::Client, machine.name());
+            let identity = Identity { rights, ..identity(Role::Client, machine.name()) };
             (life.clone(), SimTransport::new(&self.network, life, machine.id, identity))
         });
         Client { life, config, transport }

@@ -8,7 +8,7 @@ use quarry_host::world::{self, Permission, World};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -18,6 +18,12 @@ use tokio::time::Instant;
 /// The wall clock of all machines at the start: some day in 2026.
 const EPOCH_NS: i128 = 1_780_000_000_000_000_000;
 
+/// Instants of the running time are so far from those of the monotonic clock.
+const BOOT_ANCHOR: Duration = Duration::from_secs(10_000_000);
+
+/// A piece of blocking work takes less than this many microseconds.
+const BLOCKING_US: u64 = 2_000;
+
 /// A machine's number, unique in a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct MachineId(pub u32);
@@ -26,11 +32,33 @@ pub(crate) struct MachineId(pub u32);
 pub(crate) struct Life {
     name: String,
     disk: FaultyDisk,
-    began: Instant,
+    clocks: Arc<Clocks>,
     random: Mutex<StdRng>,
     state: Mutex<State>,
-    /// Work that a slow disk makes slow, as a factor.
-    slowness: AtomicU64,
+}
+
+/// The clocks of a machine, and how slow its disk is. They go on from one life to the next.
+struct Clocks {
+    began: Instant,
+    /// How far the wall clock is wrong, in nanoseconds.
+    wall_error_ns: AtomicI64,
+    /// How much too fast the clock of the running time is, in millionths.
+    boot_error_ppm: AtomicI64,
+    /// Blocking work waits until then, in milliseconds since the machines began.
+    hangs_until_ms: AtomicU64,
+}
+
+impl Clocks {
+    fn boot(&self) -> Duration {
+        let elapsed = self.began.elapsed().as_nanos() as i128;
+        let error = elapsed * i128::from(self.boot_error_ppm.load(Ordering::Relaxed)) / 1_000_000;
+        Duration::from_nanos((elapsed + error).max(0) as u64)
+    }
+
+    fn hangs_for(&self) -> Duration {
+        let until = Duration::from_millis(self.hangs_until_ms.load(Ordering::Relaxed));
+        until.saturating_sub(self.began.elapsed())
+    }
 }
 
 struct State {
@@ -80,11 +108,17 @@ impl World for Life {
     }
 
     fn wall(&self) -> Timestamp {
-        Timestamp(EPOCH_NS + self.began.elapsed().as_nanos() as i128)
+        let error = i128::from(self.clocks.wall_error_ns.load(Ordering::Relaxed));
+        Timestamp(EPOCH_NS + error + self.clocks.began.elapsed().as_nanos() as i128)
     }
 
     fn boot(&self) -> Duration {
-        self.began.elapsed()
+        self.clocks.boot()
+    }
+
+    fn boot_anchor(&self) -> std::time::Instant {
+        // Far from the instants of tokio's clock: whoever mixes the two shows.
+        self.clocks.began.into_std() + BOOT_ANCHOR
     }
 
     fn random(&self) -> u64 {
@@ -96,8 +130,7 @@ impl World for Life {
     }
 
     fn blocking_time(&self) -> Duration {
-        let micros = self.random() % 2_000;
-        Duration::from_micros(micros * self.slowness.load(Ordering::Relaxed))
+        Duration::from_micros(self.random() % BLOCKING_US) + self.clocks.hangs_for()
     }
 
     fn task_began(&self) -> u64 {
@@ -131,7 +164,7 @@ pub(crate) struct Machine {
     disk: FaultyDisk,
     /// Numbers for each life, from the simulation's seed.
     random: Mutex<StdRng>,
-    began: Instant,
+    clocks: Arc<Clocks>,
     life: Mutex<Option<Arc<Life>>>,
 }
 
@@ -144,7 +177,12 @@ impl Machine {
             name: name.to_owned(),
             disk: FaultyDisk::default(),
             random,
-            began: Instant::now(),
+            clocks: Arc::new(Clocks {
+                began: Instant::now(),
+                wall_error_ns: AtomicI64::new(0),
+                boot_error_ppm: AtomicI64::new(0),
+                hangs_until_ms: AtomicU64::new(0),
+            }),
             life: Mutex::default(),
         })
     }
@@ -152,6 +190,22 @@ impl Machine {
     /// What it is called.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How much too fast the clock of its running time is, in millionths. To be set before it runs.
+    pub(crate) fn set_boot_error(&self, ppm: i64) {
+        self.clocks.boot_error_ppm.store(ppm, Ordering::Relaxed);
+    }
+
+    /// The wall clock jumps, and is wrong by so much from then on.
+    pub(crate) fn set_wall_error(&self, ms: i64) {
+        self.clocks.wall_error_ns.store(ms * 1_000_000, Ordering::Relaxed);
+    }
+
+    /// Its disk does not answer for some time.
+    pub(crate) fn hang(&self, time: Duration) {
+        let until = self.clocks.began.elapsed() + time;
+        self.clocks.hangs_until_ms.store(until.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Its disk.
@@ -170,10 +224,9 @@ impl Machine {
         let life = Arc::new(Life {
             name: self.name.clone(),
             disk: self.disk.clone(),
-            began: self.began,
+            clocks: self.clocks.clone(),
             random: Mutex::new(StdRng::seed_from_u64(random.random())),
             state: Mutex::new(State { permission: Permission::Run, next_task: 0, tasks: BTreeMap::new() }),
-            slowness: AtomicU64::new(1),
         });
         drop(random);
         self.disk.restart();

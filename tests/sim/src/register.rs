@@ -5,6 +5,7 @@
 //! then is the value before its writes or any of them: they reach the cluster in order, and each may be the last that did.
 
 use quarry_tests::linear::Operation;
+use std::collections::BTreeMap;
 
 /// An operation on a file, with what it returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,11 @@ pub(crate) enum Register {
     Nothing,
     /// Everything that a client had written before is durable.
     Sync(usize),
-    /// A client crashed or was out of reach: at some moment of this time what it had not synced may be lost.
-    Trouble(usize),
+    /// From now on whatever a client wrote and did not sync may be lost, at any time and again and again: it crashed or is out of
+    /// reach, or the disks fail.
+    TroubleBegins(usize),
+    /// From now on nothing of the client's is lost any more.
+    TroubleEnds(usize),
 }
 
 /// What a file may hold.
@@ -32,12 +36,14 @@ pub(crate) struct Content {
     pending: Vec<u64>,
     /// The client of `pending`.
     owner: usize,
+    /// How many troubles each client is in.
+    troubles: BTreeMap<usize, u32>,
 }
 
 impl Content {
     /// A file whose value is synced.
     pub(crate) fn new(value: u64) -> Self {
-        Self { kept: value, pending: Vec::new(), owner: usize::MAX }
+        Self { kept: value, pending: Vec::new(), owner: usize::MAX, troubles: BTreeMap::new() }
     }
 
     fn value(&self) -> u64 {
@@ -46,7 +52,7 @@ impl Content {
 
     /// Nothing of it can be lost any more.
     fn settled(&self) -> Self {
-        Self::new(self.value())
+        Self { kept: self.value(), pending: Vec::new(), owner: usize::MAX, troubles: self.troubles.clone() }
     }
 
     /// As another client comes to see it: what it sees is in the cluster.
@@ -61,11 +67,35 @@ impl Content {
         after
     }
 
-    fn without_last(&self, kept: usize) -> Self {
-        match kept {
-            0 => Self::new(self.kept),
-            n => Self::new(self.pending[n - 1]),
+    /// Everything that may be left of it.
+    fn leftovers(&self) -> Vec<Self> {
+        let mut all = vec![self.clone()];
+        if self.troubles.contains_key(&self.owner) {
+            all.extend((0..self.pending.len()).map(|left| {
+                let kept = if left == 0 { self.kept } else { self.pending[left - 1] };
+                Self { kept, ..self.settled() }
+            }));
         }
+        all
+    }
+
+    fn with_trouble(mut self, client: usize, begins: bool) -> Self {
+        let count = self.troubles.entry(client).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        self.troubles.retain(|_, count| *count > 0);
+        self
+    }
+
+    fn after(self, operation: &Register) -> Option<Self> {
+        Some(match *operation {
+            Register::Write(client, value) | Register::MaybeWrite(client, value) => self.write(client, value),
+            Register::Read(client, value) if self.value() == value => self.seen_by(client),
+            Register::Read(..) => return None,
+            Register::Sync(client) if self.owner == client => self.settled(),
+            Register::Sync(_) | Register::Nothing => self,
+            Register::TroubleBegins(client) => self.with_trouble(client, true),
+            Register::TroubleEnds(client) => self.with_trouble(client, false),
+        })
     }
 }
 
@@ -74,20 +104,9 @@ impl Operation for Register {
     type Outcomes = Vec<Content>;
 
     fn apply(&self, content: &Content) -> Vec<Content> {
-        match self {
-            Self::Write(client, value) => vec![content.write(*client, *value)],
-            Self::MaybeWrite(client, value) => vec![content.clone(), content.write(*client, *value)],
-            Self::Read(client, value) if content.value() == *value => vec![content.seen_by(*client)],
-            Self::Read(..) => Vec::new(),
-            Self::Nothing => vec![content.clone()],
-            Self::Sync(client) if content.owner == *client => vec![content.settled()],
-            Self::Sync(_) => vec![content.clone()],
-            Self::Trouble(client) if content.owner == *client => {
-                let lost = (0..content.pending.len()).map(|kept| content.without_last(kept));
-                lost.chain([content.clone()]).collect()
-            }
-            Self::Trouble(_) => vec![content.clone()],
-        }
+        let left = content.leftovers();
+        let unchanged = if let Self::MaybeWrite(..) = self { left.clone() } else { Vec::new() };
+        left.into_iter().filter_map(|content| content.after(self)).chain(unchanged).collect()
     }
 }
 
@@ -110,13 +129,15 @@ mod tests {
 
     #[test]
     fn only_what_was_not_synced_can_be_lost_and_only_with_its_client() {
-        use Register::{Read, Sync, Trouble, Write};
-        in_order(&[Write(1, 5), Write(1, 6), Trouble(1), Read(2, 5)]).unwrap();
-        in_order(&[Write(1, 5), Write(1, 6), Trouble(1), Read(2, 0)]).unwrap();
-        in_order(&[Write(1, 5), Write(1, 6), Trouble(1), Read(2, 6)]).unwrap();
-        in_order(&[Write(1, 5), Sync(1), Trouble(1), Read(2, 0)]).unwrap_err();
-        in_order(&[Write(1, 5), Read(2, 5), Trouble(1), Read(2, 0)]).unwrap_err();
-        in_order(&[Write(1, 5), Trouble(2), Read(2, 0)]).unwrap_err();
-        in_order(&[Write(1, 5), Trouble(1), Read(2, 0), Read(2, 5)]).unwrap_err();
+        use Register::{Read, Sync, TroubleBegins, TroubleEnds, Write};
+        in_order(&[Write(1, 5), Write(1, 6), TroubleBegins(1), Read(2, 5)]).unwrap();
+        in_order(&[Write(1, 5), Write(1, 6), TroubleBegins(1), Read(2, 0)]).unwrap();
+        in_order(&[Write(1, 5), Write(1, 6), TroubleBegins(1), Read(2, 6)]).unwrap();
+        in_order(&[TroubleBegins(1), Write(1, 5), Read(2, 0), Write(1, 6), Read(2, 0)]).unwrap();
+        in_order(&[TroubleBegins(1), TroubleEnds(1), Write(1, 5), Read(2, 0)]).unwrap_err();
+        in_order(&[Write(1, 5), Sync(1), TroubleBegins(1), Read(2, 0)]).unwrap_err();
+        in_order(&[Write(1, 5), Read(2, 5), TroubleBegins(1), Read(2, 0)]).unwrap_err();
+        in_order(&[Write(1, 5), TroubleBegins(2), Read(2, 0)]).unwrap_err();
+        in_order(&[Write(1, 5), TroubleBegins(1), Read(2, 0), Read(2, 5)]).unwrap_err();
     }
 }

@@ -2,14 +2,16 @@
 
 use crate::cluster::Cluster;
 use crate::history::History;
-use crate::machine::Machine;
-use crate::register::{Content, Register};
-use crate::workload::{Worker, make_files, read_all};
-use crate::{Fault, Options, Outcome, Plant};
-use quarry_tests::linear;
+use crate::lock_worker::LockWorker;
+use crate::tree_worker::{Dirs, TreeWorker, make_dirs};
+use crate::workload::{Worker, make_files};
+use crate::{Options, Outcome, Plant, Workload};
+use quarry_common::ids::Ino;
+use quarry_common::wire::error::FsError;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,21 +19,35 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 /// In the end the cluster gets this long to answer every client.
-const CONVERGENCE: Duration = Duration::from_secs(180);
-/// After a client was in trouble, its leases are broken and what it sent has arrived within this time.
-const AFTERMATH: Duration = Duration::from_secs(60);
-const DATANODES: u32 = 3;
+pub(crate) const CONVERGENCE: Duration = Duration::from_secs(180);
+/// DataNodes at the start, and those that may join.
+const DATANODES: usize = 3;
+const SPARES: usize = 2;
+/// A clock of running time is wrong by less than so many millionths: half of what leases allow for.
+const BOOT_ERROR_PPM: i64 = 20_000;
 
 /// A run's state.
-struct Run {
-    random: StdRng,
-    cluster: Cluster,
-    history: History,
-    files: usize,
-    values: Arc<AtomicU64>,
+pub(crate) struct Run {
+    pub(crate) random: StdRng,
+    pub(crate) cluster: Cluster,
+    pub(crate) history: History,
+    pub(crate) files: usize,
+    /// Whether clients work on the content of the files.
+    data: bool,
+    /// The directories, if clients work on names and attributes.
+    pub(crate) dirs: Option<Dirs>,
+    /// The file that clients lock, if they do.
+    locked: Option<Ino>,
+    pub(crate) values: Arc<AtomicU64>,
     /// The number of each client machine's present life.
-    numbers: Vec<usize>,
-    lives: usize,
+    pub(crate) numbers: Vec<usize>,
+    pub(crate) lives: usize,
+    /// DataNodes that were started.
+    pub(crate) started: usize,
+    /// Those of them that are drained.
+    pub(crate) drained: Vec<usize>,
+    /// DataNodes whose disk had errors.
+    pub(crate) sick: BTreeSet<usize>,
 }
 
 /// Runs one seed. Must be called in a runtime with one thread and paused time.
@@ -39,19 +55,33 @@ pub(crate) async fn run(seed: u64, options: &Options) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     let clients = random.random_range(2..=options.clients_max);
     let mut run = Run {
-        cluster: Cluster::new(seed, DATANODES, clients),
+        cluster: Cluster::new(seed, (DATANODES + SPARES) as u32, clients),
         history: History::default(),
         files: random.random_range(1..=3),
+        data: random.random_bool(0.75),
+        dirs: random.random_bool(0.5).then_some([Ino::ROOT; 2]),
+        locked: random.random_bool(0.3).then_some(Ino::ROOT),
         values: Arc::default(),
         numbers: vec![0; clients as usize],
         lives: 0,
+        started: DATANODES,
+        drained: Vec::new(),
+        sick: BTreeSet::new(),
         random,
     };
+    run.data |= run.dirs.is_none();
+    run.data &= options.work.contains(&Workload::Data);
+    run.dirs = run.dirs.filter(|_| options.work.contains(&Workload::Tree));
+    run.locked = run.locked.filter(|_| options.work.contains(&Workload::Locks));
+    for machine in run.cluster.machines() {
+        machine.set_boot_error(run.random.random_range(-BOOT_ERROR_PPM..BOOT_ERROR_PPM));
+    }
     run.plant(options.plant);
     match run.set_up().await {
         Ok(()) => {
             run.work(options).await;
-            run.stop_faults().await;
+            run.stop_faults(options.plant).await;
+            run.converge(options.plant).await;
             run.judge();
         }
         Err(error) => run.history.violation(format!("the cluster did not come up: {error}")),
@@ -61,25 +91,47 @@ pub(crate) async fn run(seed: u64, options: &Options) -> Outcome {
 
 impl Run {
     /// Makes the fault that a checker must find.
-    fn plant(&self, plant: Option<Plant>) {
+    fn plant(&mut self, plant: Option<Plant>) {
+        let cluster = &mut self.cluster;
         match plant {
-            None => {}
-            Some(Plant::NameNodeDiskLies) => self.cluster.namenode.disk().lie_about_syncs(),
+            Some(Plant::NameNodeDiskLies) => cluster.namenode.disk().lie_about_syncs(),
+            Some(Plant::NameNodeClockIsFast) => cluster.namenode.set_boot_error(19_000_000),
+            Some(Plant::ClientClocksAreSlow) => {
+                cluster.clients.iter().for_each(|client| client.set_boot_error(-900_000));
+            }
+            Some(Plant::RemovalsAreIgnored) => {
+                cluster.datanodes.iter().for_each(|node| node.disk().ignore_removals());
+            }
+            Some(Plant::GarbageNeverAges) => cluster.garbage_age = Duration::from_secs(1_000_000),
+            None
+            | Some(
+                Plant::ReplicaRots
+                | Plant::ReplicaVanishes
+                | Plant::LinkStaysCut
+                | Plant::NameNodeStaysStopped,
+            ) => {}
         }
     }
 
     async fn set_up(&mut self) -> Result<(), String> {
-        self.cluster.start_servers();
+        self.cluster.start_servers(DATANODES);
         self.cluster.settle().await?;
         let (done, made) = oneshot::channel();
         let files = self.files;
         self.cluster.start_client(0).run(move |fs| async move {
-            let result = make_files(&fs, files).await;
+            let made = async {
+                let first = make_files(&fs, files).await?;
+                Ok::<_, FsError>((first, make_dirs(&fs).await?))
+            };
+            let result = made.await;
             fs.shutdown().await;
             let _ = done.send(result);
         });
         match timeout(CONVERGENCE, made).await {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Ok((first, dirs)))) => {
+                self.dirs = self.dirs.map(|_| dirs);
+                self.locked = self.locked.map(|_| first);
+            }
             other => return Err(format!("the files cannot be made: {other:?}; {:?}", self.cluster.ended())),
         }
         self.cluster.clients[0].kill().await;
@@ -87,13 +139,24 @@ impl Run {
         Ok(())
     }
 
-    fn start_client(&mut self, index: usize) {
+    pub(crate) fn start_client(&mut self, index: usize) {
         self.lives += 1;
         let number = self.lives;
         self.numbers[index] = number;
         self.history.note(&format!("client {number} starts on {}", self.cluster.clients[index].name()));
-        let (history, files, values) = (self.history.clone(), self.files, self.values.clone());
-        self.cluster.start_client(index).run(move |fs| Worker { fs, number, history, files, values }.run());
+        let (history, values, files) = (self.history.clone(), self.values.clone(), self.files);
+        let (data, dirs, locked) = (self.data, self.dirs, self.locked);
+        self.cluster.start_client(index).run(move |fs| async move {
+            let data = data.then(|| {
+                Worker { fs: fs.clone(), number, history: history.clone(), files, values: values.clone() }
+                    .run()
+            });
+            let tree = dirs.map(|dirs| {
+                TreeWorker { fs: fs.clone(), number, history: history.clone(), dirs, values }.run()
+            });
+            let locks = locked.map(|ino| LockWorker { fs, number, history, ino }.run());
+            tokio::join!(maybe(data), maybe(tree), maybe(locks));
+        });
     }
 
     async fn work(&mut self, options: &Options) {
@@ -112,117 +175,8 @@ impl Run {
         }
     }
 
-    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+    pub(crate) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.random.random_range(range))
-    }
-
-    /// What a client had not synced may be lost from now on, until some time after.
-    fn trouble(&self, number: usize, time: Duration) {
-        for file in 0..self.files {
-            let ticket = self.history.call(file, number, Register::Trouble(number));
-            let history = self.history.clone();
-            tokio::spawn(async move {
-                sleep(time + AFTERMATH).await;
-                history.returned(ticket, Register::Trouble(number));
-            });
-        }
-    }
-
-    async fn inflict(&mut self, fault: Fault) {
-        self.history.note(&format!("{fault:?}"));
-        let client = self.random.random_range(0..self.cluster.clients.len());
-        let datanode = self.random.random_range(0..self.cluster.datanodes.len());
-        let number = self.numbers[client];
-        let (short, long) = (self.millis(0..4_000), self.millis(500..40_000));
-        match fault {
-            Fault::ClientCrash => {
-                self.trouble(number, short);
-                self.cluster.clients[client].kill().await;
-                sleep(short).await;
-                self.start_client(client);
-            }
-            Fault::ClientPause => {
-                self.trouble(number, long);
-                let life = self.cluster.clients[client].life();
-                life.iter().for_each(|life| life.pause());
-                sleep(long).await;
-                life.iter().for_each(|life| life.resume());
-            }
-            Fault::ClientCut => {
-                self.trouble(number, long);
-                let machine = self.cluster.clients[client].clone();
-                let namenode = self.cluster.namenode.clone();
-                self.cut(&machine, &namenode, long).await;
-            }
-            Fault::NameNodeCrash | Fault::NameNodePowerLoss => {
-                if fault == Fault::NameNodeCrash {
-                    self.cluster.namenode.kill().await;
-                } else {
-                    self.cluster.namenode.lose_power().await;
-                }
-                // While it is away, and until leases are claimed again, every client may lose what it buffered.
-                self.numbers.clone().into_iter().for_each(|number| self.trouble(number, short));
-                sleep(short).await;
-                self.cluster.start_namenode();
-            }
-            Fault::DataNodeCrash => {
-                self.cluster.datanodes[datanode].kill().await;
-                sleep(long).await;
-                self.cluster.start_datanode(datanode);
-            }
-            Fault::DataNodeCut => {
-                let machine = self.cluster.datanodes[datanode].clone();
-                let namenode = self.cluster.namenode.clone();
-                self.cut(&machine, &namenode, long).await;
-            }
-        }
-        self.history.note(&format!("{fault:?} is over"));
-    }
-
-    /// Cuts the link between two machines, in one direction or both.
-    async fn cut(&mut self, a: &Arc<Machine>, b: &Arc<Machine>, time: Duration) {
-        let ways = self.random.random_range(1..4);
-        let network = &self.cluster.network;
-        if ways & 1 != 0 {
-            network.cut(a.id, b.id);
-        }
-        if ways & 2 != 0 {
-            network.cut(b.id, a.id);
-        }
-        sleep(time).await;
-        network.heal();
-    }
-
-    /// From here on everything works: a new client must be able to read every file.
-    async fn stop_faults(&mut self) {
-        self.cluster.network.heal();
-        self.cluster.network.set_quality(0, 0);
-        self.history.note("faults are over");
-        sleep(self.millis(100..3_000)).await;
-        let index = self.random.random_range(0..self.cluster.clients.len());
-        self.trouble(self.numbers[index], Duration::ZERO);
-        self.cluster.clients[index].kill().await;
-        self.lives += 1;
-        let (number, files, history) = (self.lives, self.files, self.history.clone());
-        let (done, read) = oneshot::channel();
-        self.cluster.start_client(index).run(move |fs| async move {
-            read_all(&fs, number, files, &history).await;
-            let _ = done.send(());
-        });
-        if timeout(CONVERGENCE, read).await.is_err() {
-            self.history.violation("the cluster does not answer after all faults are over".to_owned());
-        }
-    }
-
-    fn judge(&self) {
-        for ended in self.cluster.ended() {
-            self.history.violation(ended);
-        }
-        for (file, operations) in self.history.operations() {
-            if let Err(why) = linear::check(Content::new(0), &operations) {
-                self.history.violation(format!("file {file}: {why}"));
-            }
-        }
     }
 
     fn outcome(mut self) -> Outcome {
@@ -230,8 +184,7 @@ impl Run {
         let mut hash = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
         lines.iter().for_each(|line| hash.update(line.as_bytes()));
         // Whatever took another way shows in the number of steps of a disk or of draws from a source.
-        let machines = [&self.cluster.namenode];
-        for machine in machines.into_iter().chain(&self.cluster.datanodes) {
+        for machine in self.cluster.machines() {
             hash.update(&machine.disk().steps().to_le_bytes());
         }
         hash.update(&self.cluster.network.draw().to_le_bytes());
@@ -239,8 +192,15 @@ impl Run {
         Outcome {
             hash: hash.finalize(),
             violations: self.history.violations(),
+            time: self.history.time(),
             operations: self.values.load(Ordering::Relaxed),
             history: lines,
         }
+    }
+}
+
+async fn maybe(work: Option<impl Future<Output = ()>>) {
+    if let Some(work) = work {
+        work.await;
     }
 }

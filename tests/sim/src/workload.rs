@@ -1,6 +1,6 @@
 //! What clients do: few files, so that conflicts are the rule.
 
-use crate::history::History;
+use crate::history::{History, Object};
 use crate::register::Register;
 use bytes::Bytes;
 use quarry_client::{FileSystem, OpenFile, OpenMode};
@@ -20,7 +20,8 @@ const PAUSE_MS: std::ops::Range<u64> = 0..300;
 const WORD: usize = size_of::<u64>();
 
 const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0 };
-const BOTH: OpenMode = OpenMode { read: true, write: true, append: false, direct: false, truncate: false };
+pub(crate) const BOTH: OpenMode =
+    OpenMode { read: true, write: true, append: false, direct: false, truncate: false };
 
 /// The name of a file.
 fn name(file: usize) -> Vec<u8> {
@@ -32,8 +33,9 @@ fn content(value: u64) -> Bytes {
     value.to_le_bytes().repeat(SIZE / WORD).into()
 }
 
-/// Makes the files, each with the value 0, durably.
-pub(crate) async fn make_files(fs: &FileSystem, files: usize) -> Result<(), FsError> {
+/// Makes the files, each with the value 0, durably. Gives the first.
+pub(crate) async fn make_files(fs: &FileSystem, files: usize) -> Result<Ino, FsError> {
+    let mut first = None;
     for file in 0..files {
         let made = fs.create_open(Ino::ROOT, &name(file), 0o644, 0, ROOT_CALLER, BOTH).await;
         let file = match made {
@@ -47,9 +49,10 @@ pub(crate) async fn make_files(fs: &FileSystem, files: usize) -> Result<(), FsEr
         file.write(0, content(0), false).await?;
         file.fsync().await?;
         file.closing().await?;
+        first.get_or_insert(file.ino());
         file.release().await;
     }
-    Ok(())
+    first.ok_or(FsError::Invalid)
 }
 
 /// One client at work.
@@ -106,22 +109,22 @@ impl Worker {
     async fn write(&self, file: usize, handle: &OpenFile) -> bool {
         let value = self.values.fetch_add(1, Ordering::Relaxed) + 1;
         let maybe = Register::MaybeWrite(self.number, value);
-        let ticket = self.history.call(file, self.number, maybe);
+        let ticket = self.history.call(Object::File(file), self.number, maybe);
         match handle.write(0, content(value), false).await {
             Ok(written) if written as usize == content(value).len() => {
                 self.history.returned(ticket, Register::Write(self.number, value));
                 true
             }
             other => {
-                // It stays possible until the end that it takes effect.
-                self.history.note(&format!("client {} failed to write {value}: {other:?}", self.number));
+                // What was lost does not come back.
+                self.history.failed(ticket, &format!("{other:?}"));
                 false
             }
         }
     }
 
     async fn read(&self, file: usize, handle: &OpenFile) -> bool {
-        let ticket = self.history.call(file, self.number, Register::Nothing);
+        let ticket = self.history.call(Object::File(file), self.number, Register::Nothing);
         match read_value(handle).await {
             Ok(value) => {
                 self.history.returned(ticket, Register::Read(self.number, value));
@@ -140,7 +143,7 @@ impl Worker {
     }
 
     async fn sync(&self, file: usize, handle: &OpenFile) -> bool {
-        let ticket = self.history.call(file, self.number, Register::Nothing);
+        let ticket = self.history.call(Object::File(file), self.number, Register::Nothing);
         match handle.fsync().await {
             Ok(()) => {
                 self.history.returned(ticket, Register::Sync(self.number));
@@ -155,10 +158,18 @@ impl Worker {
     }
 }
 
+/// Removes the files.
+pub(crate) async fn remove_files(fs: &FileSystem, files: usize) -> Result<(), FsError> {
+    for file in 0..files {
+        fs.unlink(Ino::ROOT, &name(file)).await?;
+    }
+    Ok(())
+}
+
 /// Reads every file once, as a client that comes new.
 pub(crate) async fn read_all(fs: &FileSystem, number: usize, files: usize, history: &History) {
     for file in 0..files {
-        let ticket = history.call(file, number, Register::Nothing);
+        let ticket = history.call(Object::File(file), number, Register::Nothing);
         let read = async {
             let attr = fs.lookup(Ino::ROOT, &name(file)).await.map_err(ReadError::Failed)?;
             let handle = fs.open(attr.ino, BOTH).await.map_err(ReadError::Failed)?;

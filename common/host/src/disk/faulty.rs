@@ -91,6 +91,8 @@ struct State {
     boot: u64,
     /// Syncs of files are answered and do nothing.
     lies: bool,
+    /// Removals of files are answered and do nothing.
+    keeps: bool,
     /// Runs of the process before this one.
     run: u64,
 }
@@ -176,6 +178,11 @@ impl FaultyDisk {
         self.state().lies = true;
     }
 
+    /// From now on removals of files are answered, and the files stay.
+    pub fn ignore_removals(&self) {
+        self.state().keeps = true;
+    }
+
     /// No call fails any more.
     pub fn heal(&self) {
         self.state().errors.clear();
@@ -184,6 +191,17 @@ impl FaultyDisk {
     /// The file system at `path` has so many bytes.
     pub fn size(&self, path: &Path, bytes: u64) {
         self.state().sizes.insert(path.to_owned(), bytes);
+    }
+
+    /// The files below `path`, in the order of their paths.
+    pub fn files_below(&self, path: &Path) -> Vec<PathBuf> {
+        let state = self.state();
+        let below = state.dirs.iter().filter(|(dir, _)| dir.starts_with(path));
+        let files = below.flat_map(|(dir, directory)| {
+            let files = directory.now.iter().filter(|(_, node)| matches!(node, Node::File(_)));
+            files.map(|(name, _)| dir.join(name))
+        });
+        files.collect()
     }
 
     /// Flips a bit of a file.
@@ -209,6 +227,18 @@ impl FaultyDisk {
     pub fn is_unsynced(&self, path: &Path) -> bool {
         let mut state = self.state();
         state.content(path).is_unsynced() || !state.dirs[&split(path).0].changes.is_empty()
+    }
+
+    /// Takes a file away, durably, as no process does.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn lose(&self, path: &Path) {
+        let mut state = self.state();
+        let (parent, name) = split(path);
+        let directory = state.dirs.get_mut(&parent).unwrap_or_else(|| panic!("no file {}", path.display()));
+        directory.change(vec![(name, None)]);
+        directory.sync();
     }
 
     /// Replaces the content of a file, durably.
@@ -417,7 +447,7 @@ impl Disk for FaultyDisk {
         let mut state = self.state();
         state.step(path, Calls::Writes)?;
         state.node(path).ok_or(Errno::NOENT)?;
-        state.change(path, None)
+        if state.keeps { Ok(()) } else { state.change(path, None) }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -71,7 +71,7 @@ impl LeaseTable {
 
     /// The session has lost more leases of a mode than can be told one by one: all of them are broken.
     fn break_all(&mut self, session: SessionId, mode: LeaseMode, actions: &mut Actions) {
-        let below = LeaseGeneration(self.generation.0 + 1);
+        let below = self.next_generation();
         let Some(holder) = self.holders.get_mut(&session) else { return };
         holder.losses.add_below(below, mode);
         if mode == LeaseMode::Exclusive {

@@ -86,7 +86,7 @@ impl LeaseTable {
     }
 
     /// The session has ended, and with it all that was buffered under its leases: the state machine refuses whatever it
-    /// still sends.
+    /// still sends, also in a later session of its client.
     pub fn end_session(&mut self, session: SessionId) -> Actions {
         let mut actions = Actions::default();
         let inos = self.holders.remove(&session).map(|holder| holder.inos).unwrap_or_default();

@@ -184,6 +184,16 @@ mod tests {
     }
 
     #[test]
+    fn a_session_begins_with_a_floor_below_which_nothing_is_its_own() {
+        let mut bench = Bench::new();
+        let file = bench.file(Ino::ROOT, "f");
+        bench.session = bench.open_session_with_floor(LeaseGeneration(8));
+        assert_eq!(write(&mut bench, file, Some(7)), Err(ServiceError::Fenced), "of the session before");
+        assert_eq!(write(&mut bench, file, Some(8)), Ok(()));
+        bench.check();
+    }
+
+    #[test]
     fn fences_are_bounded_and_end_with_their_session() {
         let mut bench = Bench::new();
         let session = bench.session;

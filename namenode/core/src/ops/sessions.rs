@@ -16,7 +16,12 @@ use quarry_common::wire::session::{ClientInfo, Fate};
 /// Bytes of text that a session may have about itself.
 const TEXT_MAX: usize = 1024;
 
-pub(crate) fn open(tx: &mut Tx<'_>, owner: &str, info: &ClientInfo) -> Outcome {
+pub(crate) fn open(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    info: &ClientInfo,
+    fenced_below: LeaseGeneration,
+) -> Outcome {
     if tx.store.meta.sessions >= SESSIONS_MAX as u64 {
         return Outcome::Refused(format!("there are {SESSIONS_MAX} sessions already"));
     }
@@ -26,13 +31,8 @@ pub(crate) fn open(tx: &mut Tx<'_>, owner: &str, info: &ClientInfo) -> Outcome {
     let session = SessionId(tx.store.meta.next_session);
     tx.store.meta.next_session += 1;
     tx.store.meta.sessions += 1;
-    let record = SessionRecord {
-        owner: owner.to_owned(),
-        info: info.clone(),
-        since: tx.now,
-        fenced_below: LeaseGeneration(0),
-        fences: 0,
-    };
+    let record =
+        SessionRecord { owner: owner.to_owned(), info: info.clone(), since: tx.now, fenced_below, fences: 0 };
     tx.store.put(&SessionKey(session), &record);
     Outcome::Session(session)
 }

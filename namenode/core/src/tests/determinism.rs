@@ -109,7 +109,7 @@ fn body() -> impl Strategy<Value = Body> {
     );
     prop_oneof![
         20 => mutate,
-        1 => Just(Body::OpenSession { owner: "c".to_owned(), info: ClientInfo::default() }),
+        1 => Just(Body::OpenSession { owner: "c".to_owned(), info: ClientInfo::default(), fenced_below: Default::default() }),
         1 => (1u64..3).prop_map(|s| Body::EndSession { session: SessionId(s), expired: false }),
         1 => prop::collection::vec(ino(), 1..5).prop_map(|inos| Body::Reap { inos }),
         1 => (1u32..4, 0u128..2).prop_map(|(node, store)| register(node, store)),
@@ -132,8 +132,16 @@ fn setup() -> Vec<Body> {
         register(2, 0),
         Body::ChangeGroups(vec![group_change(0, &members)]),
         Body::ReserveChunks { pg: PG, count: 40 },
-        Body::OpenSession { owner: "a".to_owned(), info: ClientInfo::default() },
-        Body::OpenSession { owner: "b".to_owned(), info: ClientInfo::default() },
+        Body::OpenSession {
+            owner: "a".to_owned(),
+            info: ClientInfo::default(),
+            fenced_below: Default::default(),
+        },
+        Body::OpenSession {
+            owner: "b".to_owned(),
+            info: ClientInfo::default(),
+            fenced_below: Default::default(),
+        },
     ]
 }
 
@@ -198,7 +206,7 @@ proptest! {
     fn an_error_changes_nothing_but_the_slot(bodies in prop::collection::vec(body(), 1..100), last in mutation()) {
         let mut all = setup();
         all.extend(bodies);
-        let fresh = Body::OpenSession { owner: "z".to_owned(), info: ClientInfo::default() };
+        let fresh = Body::OpenSession { owner: "z".to_owned(), info: ClientInfo::default(), fenced_below: Default::default() };
         all.push(fresh);
         let session = 2 + all.iter().filter(|b| matches!(b, Body::OpenSession { .. })).count() as u64 - 2;
         let commands = number(all.clone());

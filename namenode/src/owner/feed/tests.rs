@@ -27,7 +27,11 @@ impl Bench {
             generation: 1,
             default_replication: Replication::Factor(1),
         });
-        let open = Body::OpenSession { owner: "o".into(), info: ClientInfo::default() };
+        let open = Body::OpenSession {
+            owner: "o".into(),
+            info: ClientInfo::default(),
+            fenced_below: Default::default(),
+        };
         let Outcome::Session(session) = bench.apply(open) else { panic!("a session") };
         bench.session = session;
         bench
