@@ -84,7 +84,7 @@ impl ChunkIo for Transfer {
 
     async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, GetError> {
         let result = self.session.within(async {
-            match self.get_hard(id, offset, length).await {
+            match Box::pin(self.get_hard(id, offset, length)).await {
                 Err(GetError::Fs(error)) => Err(error),
                 other => Ok(other),
             }
@@ -93,6 +93,6 @@ impl ChunkIo for Transfer {
     }
 
     async fn sync(&self, chunks: &[NewChunk]) -> Result<(), FsError> {
-        self.session.within(self.sync_hard(chunks)).await
+        self.session.within(Box::pin(self.sync_hard(chunks))).await
     }
 }

@@ -85,7 +85,9 @@ impl TreeWorker {
             }
             66..74 => self.read_label(slot).await,
             74..82 => self.list(slot / NAMES).await,
-            _ => drop(self.look(slot).await),
+            _ => {
+                self.look(slot).await;
+            }
         }
     }
 
@@ -105,7 +107,9 @@ impl TreeWorker {
             let (dir, name) = self.place(slot);
             match self.fs.unlink(dir, &name).await {
                 Ok(_) | Err(FsError::NotFound) => {}
-                Err(FsError::IsDir) => drop(self.fs.rmdir(dir, &name).await?),
+                Err(FsError::IsDir) => {
+                    self.fs.rmdir(dir, &name).await?;
+                }
                 Err(error) => return Err(error),
             }
         }

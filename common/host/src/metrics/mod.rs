@@ -70,8 +70,11 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// One sentence.
     pub help: &'static str,
-    series: RwLock<Vec<(Box<[String]>, Arc<Value>)>>,
+    series: RwLock<Vec<Series>>,
 }
+
+/// The values of the labels, and the value that they name.
+type Series = (Box<[String]>, Arc<Value>);
 
 /// The value of one combination of labels.
 #[derive(Debug, Default)]
@@ -174,7 +177,7 @@ impl Metric {
 }
 
 /// There are few combinations, and their order is that of their first use: the frequent ones come early.
-fn find<'a>(series: &'a [(Box<[String]>, Arc<Value>)], labels: &[&str]) -> Option<&'a Value> {
+fn find<'a>(series: &'a [Series], labels: &[&str]) -> Option<&'a Value> {
     series.iter().find(|(known, _)| known.iter().eq(labels)).map(|(_, value)| &**value)
 }
 

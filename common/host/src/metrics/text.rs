@@ -1,9 +1,9 @@
 //! Metrics as text: for Prometheus, and as the page for people.
 
-use super::{BUCKETS, Kind, Metric, Value, table};
+use super::{BUCKETS, Kind, Metric, table};
 use std::fmt::Write as _;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 /// The present values in the text format of Prometheus.
 pub fn render() -> String {
@@ -15,8 +15,7 @@ pub fn render() -> String {
 }
 
 fn render_metric(metric: &Metric, text: &mut String) {
-    let mut series: Vec<(Box<[String]>, Arc<Value>)> =
-        metric.series.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut series: Vec<super::Series> = metric.series.read().unwrap_or_else(PoisonError::into_inner).clone();
     if series.is_empty() {
         return;
     }

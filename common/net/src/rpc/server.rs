@@ -135,6 +135,9 @@ impl<P: Protocol> Pusher<P> {
     }
 }
 
+/// Is shown an answer when it is given.
+type Observer<R> = Box<dyn FnOnce(&R) + Send>;
+
 /// The right and the duty to answer one request. Dropped without an answer, it ends the conversation: the peer then knows that
 /// it knows nothing.
 pub struct Replier<P: Protocol> {
@@ -142,7 +145,7 @@ pub struct Replier<P: Protocol> {
     id: u64,
     /// Gone with the answer.
     place: Option<Place>,
-    observer: Option<Box<dyn FnOnce(&P::Response) + Send>>,
+    observer: Option<Observer<P::Response>>,
     protocol: PhantomData<fn(P)>,
 }
 
