@@ -121,8 +121,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_EXPORT_SUPPORT,
-            // Of idmapped mounts the kernel maps owners both ways.
-            InitFlags::FUSE_ALLOW_IDMAP,
         ] {
             if config.add_capabilities(flag).is_err() {
                 tracing::warn!(?flag, "the kernel lacks a capability");
