@@ -116,7 +116,11 @@ impl Cluster {
         let group = GroupChange { pg: PG, expected: Epoch(0), replication, members, reason: String::new() };
         assert_eq!(inner.apply(Body::ChangeGroups(vec![group])), Outcome::Done);
         let info = ClientInfo::default();
-        match inner.apply(Body::OpenSession { owner: "client".to_owned(), info }) {
+        match inner.apply(Body::OpenSession {
+            owner: "client".to_owned(),
+            info,
+            fenced_below: Default::default(),
+        }) {
             Outcome::Session(session) => inner.session = session,
             other => panic!("{other:?}"),
         }
