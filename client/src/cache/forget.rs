@@ -8,7 +8,9 @@ use super::reads::Reads;
 use super::{Forgotten, Invalidator, Job, lock};
 use crate::file::Files;
 use crate::session::Session;
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use quarry_common::ids::Ino;
 use quarry_common::limits::LEASE_TERM;
 use quarry_common::wire::session::Request;
@@ -32,6 +34,8 @@ const ACKNOWLEDGEMENTS: usize = 4096;
 const PAGE: u64 = 4096;
 /// The kernel forgets unlocked pages in much less than this.
 const UNLOCKED_TIME: Duration = Duration::from_millis(10);
+/// Attempts to have the kernel forget a range that are under way at once: each waits for pages of reads that began after it.
+const ATTEMPTS: usize = 8;
 /// Pause between two attempts to have the kernel forget an inode whose look-up is on its way to it: it takes that up in microseconds.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -264,13 +268,13 @@ impl Kernel {
     /// Brings into the cluster what was kept under the lease.
     async fn bring_in(&self, ino: Ino) {
         if let Some(inode) = self.files.upgrade().and_then(|files| files.dirty_inode(ino)) {
-            inode.flush(false).await;
+            inode.bring_in().await;
         }
     }
 }
 
-/// Has the kernel forget a range, but for the pages of reads under way. A read that begins meanwhile is not waited for: what it
-/// takes up is new.
+/// Has the kernel forget a range, but for the pages of reads under way: what these take up is new. A read that begins after an attempt
+/// may hold the attempt up, so another one goes around its pages; the first that ends has forgotten all.
 pub(super) async fn outside_reads(
     invalidator: &Arc<dyn Invalidator>,
     reads: &Reads,
@@ -278,12 +282,24 @@ pub(super) async fn outside_reads(
     range: Range<u64>,
 ) {
     let range = pages(&[range]);
-    let apart = between(&pages(&reads.of(ino)));
     let overlap = |a: &Range<u64>, b: &Range<u64>| a.start.max(b.start)..a.end.min(b.end);
-    let all = range.iter().flat_map(|range| apart.iter().map(|part| overlap(range, part)));
-    let all: Vec<_> = all.filter(|range| !range.is_empty()).collect();
-    if !all.is_empty() {
-        let _ = tokio::time::timeout(UNLOCKED_TIME, tell(invalidator, ino, all)).await;
+    let mut attempts = FuturesUnordered::new();
+    let mut busy = None;
+    loop {
+        let now = pages(&reads.of(ino));
+        if busy.as_ref() != Some(&now) && attempts.len() < ATTEMPTS {
+            let apart = between(&now);
+            let all = range.iter().flat_map(|range| apart.iter().map(|part| overlap(range, part)));
+            let all: Vec<_> = all.filter(|range| !range.is_empty()).collect();
+            if all.is_empty() {
+                return;
+            }
+            attempts.push(tell(invalidator, ino, all));
+            busy = Some(now);
+        }
+        if tokio::time::timeout(UNLOCKED_TIME, attempts.next()).await.is_ok() {
+            return;
+        }
     }
 }
 

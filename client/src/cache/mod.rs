@@ -190,10 +190,11 @@ impl Cache {
     }
 
     /// A write has gone past the kernel's page cache, which does not forget what it has of the range if the write was asynchronous:
-    /// it is told to before this returns, but for the pages of reads under way, which it forgets after them.
+    /// when this returns it has forgotten, and reads that may have taken up what was there before are answered.
     pub(crate) async fn wrote_past_pages(&self, ino: Ino, range: Range<u64>) {
         let Some(invalidator) = self.invalidator.get() else { return };
         if self.reads.outdate(ino, &range) {
+            self.reads.outdated_end(ino, &range).await;
             forget::outside_reads(invalidator, &self.reads, ino, range).await;
         }
     }

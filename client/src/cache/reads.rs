@@ -5,10 +5,14 @@ use quarry_common::ids::Ino;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 /// The files that the kernel knows and of which it may have pages.
 #[derive(Default)]
-pub(super) struct Reads(Mutex<HashMap<Ino, Vec<Read>>>);
+pub(super) struct Reads {
+    files: Mutex<HashMap<Ino, Vec<Read>>>,
+    ended: Notify,
+}
 
 /// A read under way.
 struct Read {
@@ -19,38 +23,60 @@ struct Read {
 
 impl Reads {
     pub(super) fn of(&self, ino: Ino) -> Vec<Range<u64>> {
-        lock(&self.0).get(&ino).into_iter().flatten().map(|read| read.range.clone()).collect()
+        lock(&self.files).get(&ino).into_iter().flatten().map(|read| read.range.clone()).collect()
     }
 
     fn begin(&self, ino: Ino, range: Range<u64>) {
-        lock(&self.0).entry(ino).or_default().push(Read { range, outdated: false });
+        lock(&self.files).entry(ino).or_default().push(Read { range, outdated: false });
     }
 
     /// Ends a read. Tells whether it is outdated.
     fn end(&self, ino: Ino, range: &Range<u64>) -> bool {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.files);
         let Some(reads) = all.get_mut(&ino) else { return false };
         let at = reads.iter().position(|read| read.range == *range);
-        at.is_some_and(|at| reads.swap_remove(at).outdated)
+        let outdated = at.is_some_and(|at| reads.swap_remove(at).outdated);
+        if outdated {
+            self.ended.notify_waiters();
+        }
+        outdated
     }
 
     /// A write has gone past the page cache. Tells whether the kernel may have pages of the file.
     pub(super) fn outdate(&self, ino: Ino, range: &Range<u64>) -> bool {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.files);
         let Some(reads) = all.get_mut(&ino) else { return false };
         for read in reads {
-            read.outdated |= read.range.start < range.end && range.start < read.range.end;
+            read.outdated |= overlap(&read.range, range);
         }
         true
     }
 
+    /// Returns when no outdated read of the range is under way.
+    pub(super) async fn outdated_end(&self, ino: Ino, range: &Range<u64>) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let waits = |read: &Read| read.outdated && overlap(&read.range, range);
+            if !lock(&self.files).get(&ino).is_some_and(|reads| reads.iter().any(waits)) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// The kernel no longer knows the inode.
     pub(super) fn evicted(&self, ino: Ino) {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.files);
         if all.get(&ino).is_some_and(Vec::is_empty) {
             all.remove(&ino);
         }
     }
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 /// A read into the kernel's page cache, from its beginning until the kernel has its answer. A recall leaves its pages alone, so

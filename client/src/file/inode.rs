@@ -338,6 +338,11 @@ impl State {
         self.buffer.is_dirty_to(sequence)
     }
 
+    /// Whether a write up to `sequence` whose call returned under a lease is not committed.
+    pub(crate) fn is_leased_to(&self, sequence: u64) -> bool {
+        self.buffer.is_leased_to(sequence)
+    }
+
     /// Whether a write waits that is older than `age`.
     pub(crate) fn is_aged(&self, age: Duration) -> bool {
         self.buffer.is_aged(Instant::now(), age)

@@ -2,7 +2,7 @@
 
 use super::buffer::{EXTENT_OVERHEAD, Write, Written};
 use super::flusher;
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::registry::Registry;
 use super::shared::Shared;
 use super::space::Room;
@@ -192,6 +192,17 @@ impl Inode {
 
     /// Sends what is dirty now and waits until it is committed, or dropped with an error on record.
     pub(crate) async fn flush(self: &Arc<Self>, durable: bool) {
+        self.send_and_wait(durable, State::is_dirty_to).await;
+    }
+
+    /// Sends what is dirty now and waits until what was buffered under a lease is committed, or dropped with an error on record.
+    /// Other data are not waited for: their commit may wait for a lease of another client, whose recall waits in the same way for
+    /// a commit that waits for the lease which is given back here.
+    pub(crate) async fn bring_in(self: &Arc<Self>) {
+        self.send_and_wait(false, State::is_leased_to).await;
+    }
+
+    async fn send_and_wait(self: &Arc<Self>, durable: bool, waits: fn(&State, u64) -> bool) {
         let sequence = {
             let state = self.state();
             if !state.is_dirty() {
@@ -204,7 +215,7 @@ impl Inode {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            if !self.state().is_dirty_to(sequence) {
+            if !waits(&self.state(), sequence) {
                 return;
             }
             settled.await;

@@ -63,7 +63,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tickets::Tickets;
 
 pub use config::{LEASES_MAX, LeaseConfig, MARGIN_MS};
-pub use holder::{BARRED_MS, MISSES_MAX};
+pub use holder::{BARRED_MS, MISSES_MAX, WRITES_BARRED_MS};
 pub use tickets::{Access, Ticket};
 
 /// Bits of a generation that number the grants of one run: a million a second for twelve days would use them up, and the
@@ -420,7 +420,7 @@ impl LeaseTable {
         if self.former.iter().any(|s| *s != session) {
             return Err(Refusal::Starting);
         }
-        if self.holders.get(&session).is_some_and(|holder| holder.misses.bar(now)) {
+        if self.holders.get(&session).is_some_and(|holder| holder.misses.bar(now, queued.is_some())) {
             return Err(Refusal::Barred);
         }
         if self.tickets.exclude(session, ino, mode, queued) {

@@ -11,6 +11,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -398,4 +399,35 @@ fn two_mounts_take_turns_on_one_file() {
     });
     assert_agreed(&roots);
     cluster.assert_sound(true);
+}
+
+/// Each of two mounts commits what its own program stored, which no exclusive lease covers, and needs the other's shared lease for it:
+/// neither may wait for its own commit before it gives the lease back.
+#[test]
+fn mappings_of_two_mounts_are_synced_at_once() {
+    const ROUNDS: usize = 200;
+    const PAGE: usize = 4096;
+    let cluster = Cluster::start();
+    let mut views = Views::new(&cluster, 2);
+    fs::write(views.path(0, "mapped"), vec![0; MAPPED]).unwrap();
+    let (roots, pids) = (views.roots(), views.pids());
+    let together = Barrier::new(2);
+    let watchdog = Watchdog::new(2, OPERATION_LIMIT);
+    watchdog.watch(&pids, |number| {
+        let file = read_write(&roots[number].join("mapped"));
+        let map = Mapping::new(&file, MAPPED).unwrap();
+        let at = number * (MAPPED / 2);
+        for round in 0..ROUNDS {
+            // Both have a shared lease, and a page to store into.
+            map.read(at, 1);
+            together.wait();
+            map.write(at, &[round as u8; PAGE]);
+            watchdog.during(number, || format!("round {round}"), || map.sync()).unwrap();
+        }
+    });
+    for number in [0, 1] {
+        let log = views.mount(number).process().log_end(100);
+        assert!(!log.contains("leases are broken"), "mount {number}:\n{log}");
+    }
+    assert_agreed(&roots);
 }

@@ -96,7 +96,7 @@ fn a_certificate_that_may_only_read_changes_nothing() {
     let write = |name: &str| fs::write(reader.path(name), "x").map_err(|e| e.raw_os_error());
     assert_eq!(write("g"), Err(Some(libc::EROFS)));
     // The mount is made writable by force: now the NameNode is asked, and refuses.
-    shell(reader.root(), "mount -o remount,rw .");
+    shell(reader.root(), "mount -i -o remount,rw .");
     shell(
         reader.root(),
         "fails touch g; fails mkdir d; fails rm f; fails mv f g; fails chmod 600 f; fails ln f g; fails setfattr -n user.a -v b f",

@@ -139,6 +139,15 @@ impl WriteBuffer {
         self.windows.values().any(|window| window.oldest() <= sequence)
     }
 
+    /// Whether a write up to `sequence` whose call returned under a lease is not committed.
+    pub(crate) fn is_leased_to(&self, sequence: u64) -> bool {
+        self.windows.values().any(|window| {
+            let waits = self.lease.is_some() && window.first.is_some_and(|(first, _)| first <= sequence);
+            let flies = |f: &Flying| !f.void && f.lease.is_some() && f.first <= sequence;
+            waits || window.flying.as_ref().is_some_and(flies)
+        })
+    }
+
     /// Whether a write waits that no job has taken for `age`.
     pub(crate) fn is_aged(&self, now: Instant, age: Duration) -> bool {
         let aged = |window: &DirtyWindow| {

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const LATE_MAX: usize = 4096;
 /// How long a session that lives and did not acknowledge a recall is granted no lease: it would delay others again.
 pub const BARRED_MS: u64 = 30_000;
+/// The same for a lease that a write waits for: an append is not carried out without, so it is barred for one lease term only.
+pub const WRITES_BARRED_MS: u64 = 5_000;
 /// Recalls in a row that a living session may leave unacknowledged before it is evicted. Those of one lease term count as one.
 pub const MISSES_MAX: u32 = 3;
 
@@ -147,8 +149,9 @@ impl Misses {
         self.in_a_row = 0;
     }
 
-    /// Whether the session is granted no lease now.
-    pub(super) fn bar(&self, now: u64) -> bool {
-        self.in_a_row > 0 && self.last.is_some_and(|last| now < last + BARRED_MS)
+    /// Whether the session is granted no lease now, in the queue of those that writes wait for or with an answer.
+    pub(super) fn bar(&self, now: u64, queued: bool) -> bool {
+        let time = if queued { WRITES_BARRED_MS } else { BARRED_MS };
+        self.in_a_row > 0 && self.last.is_some_and(|last| now < last + time)
     }
 }

@@ -265,6 +265,30 @@ fn a_living_session_that_leaves_recalls_unacknowledged_gets_no_lease_and_then_no
 }
 
 #[test]
+fn a_write_of_a_barred_session_gets_its_lease_after_a_term() {
+    let mut t = table();
+    for session in [A, B] {
+        t.renew(0, session);
+    }
+    assert_eq!(grant(&mut t, 0, A, FILE, Shared), Ok(()));
+    let (ticket, _) = acquire(&mut t, 0, B, FILE, Access::Write);
+    t.renew(END - 1, A);
+    assert_eq!(t.tick(END).ready, [ticket]);
+    t.done(ticket);
+    for (now, write, answer) in [
+        (END, Some(Refusal::Barred), Some(Refusal::Barred)),
+        (END + WRITES_BARRED_MS, None, Some(Refusal::Barred)),
+        (END + BARRED_MS, None, None),
+    ] {
+        t.renew(now, A);
+        assert_eq!(grant(&mut t, now, A, DIR, Shared).err(), answer);
+        let (queued, _) = t.acquire_queued(now, A, FILE).expect("few");
+        assert_eq!(t.grant_queued(now, queued, FILE).0.err(), write);
+        t.done(queued);
+    }
+}
+
+#[test]
 fn time_in_which_the_namenode_stood_still_counts_for_no_lease() {
     let mut t = table();
     grant_of(&mut t, 0, A, FILE, Exclusive);
