@@ -6,5 +6,6 @@ pub mod acl;
 pub mod checksum;
 pub mod ids;
 pub mod limits;
+pub mod mode;
 pub mod slices;
 pub mod wire;

@@ -87,7 +87,7 @@ fn line(state: &State, ino: Ino, path: &[u8]) -> anyhow::Result<Value> {
 fn about(line: &mut Map<String, Value>, attr: &Attr) {
     let fields = json!({
         "ino": attr.ino,
-        "kind": kind(attr.kind),
+        "kind": attr.kind.word(),
         "mode": format!("{:04o}", attr.mode),
         "uid": attr.uid,
         "gid": attr.gid,
@@ -127,16 +127,4 @@ fn text(line: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
 fn seconds(time: Timestamp) -> String {
     let (seconds, nanos) = (time.0.div_euclid(1_000_000_000), time.0.rem_euclid(1_000_000_000));
     format!("{seconds}.{nanos:09}")
-}
-
-fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Dir => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::CharDevice => "char-device",
-        FileKind::BlockDevice => "block-device",
-    }
 }

@@ -85,18 +85,10 @@ pub(super) async fn find(fs: &FileSystem, path: &str) -> anyhow::Result<Vec<Piec
     Ok(pieces)
 }
 
-fn member_state(s: MemberState) -> &'static str {
-    match s {
-        MemberState::Serving => "serving",
-        MemberState::Syncing => "syncing",
-        MemberState::Stale => "stale",
-    }
-}
-
 fn to_row(p: &Piece) -> Vec<String> {
     let nodes = p.group.iter().flat_map(|g| &g.members).map(|m| match m.state {
         MemberState::Serving => m.node.to_string(),
-        MemberState::Syncing | MemberState::Stale => format!("{} ({})", m.node, member_state(m.state)),
+        MemberState::Syncing | MemberState::Stale => format!("{} ({})", m.node, m.state.word()),
     });
     vec![
         p.offsets.first().map_or_else(String::new, u64::to_string),
@@ -117,6 +109,6 @@ fn to_json(p: &Piece) -> Value {
         "group": p.chunk.id.pg(),
         "epoch": p.group.as_ref().map(|g| g.epoch),
         "nodes": p.group.iter().flat_map(|g| &g.members)
-            .map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+            .map(|m| json!({ "node": m.node, "state": m.state.word() })).collect::<Vec<_>>(),
     })
 }

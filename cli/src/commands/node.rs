@@ -134,7 +134,7 @@ fn line(n: &NodeStatus) -> Vec<String> {
     vec![
         n.node.id.to_string(),
         n.node.address.clone(),
-        super::status::state(n.node.state).to_owned(),
+        n.node.state.word().to_owned(),
         mode(n.mode).to_owned(),
         n.rack.clone(),
         n.groups.to_string(),

@@ -40,17 +40,6 @@ fn health(s: &ClusterStatus) -> Exit {
     if whole { Exit::Success } else { Exit::Degraded }
 }
 
-/// A node's state in a word.
-pub(crate) fn state(s: NodeState) -> &'static str {
-    match s {
-        NodeState::Healthy => "healthy",
-        NodeState::Suspect => "suspect",
-        NodeState::Dead => "dead",
-        NodeState::Full => "full",
-        NodeState::Failing => "failing",
-    }
-}
-
 fn to_text(s: &ClusterStatus, extent: Extent) -> String {
     let mut text = format!(
         "Cluster {}: NameNode {}, up {}, {} operations applied\n\n",
@@ -145,7 +134,7 @@ fn node_row(n: &NodeStatus, extent: Extent) -> Vec<String> {
     vec![
         n.node.id.to_string(),
         extent.cell(&n.node.address),
-        state(n.node.state).to_owned(),
+        n.node.state.word().to_owned(),
         n.heartbeat_age_ms.map_or_else(|| "none yet".to_owned(), |age| format!("{} ago", duration_ms(age))),
         n.chunks.to_string(),
         bytes(n.bytes),
@@ -162,7 +151,7 @@ fn to_json(s: &ClusterStatus) -> Value {
         "datanodes": s.nodes.iter().map(|n| json!({
             "id": n.node.id,
             "address": n.node.address,
-            "state": state(n.node.state),
+            "state": n.node.state.word(),
             "rack": n.rack,
             "heartbeat_age_ms": n.heartbeat_age_ms,
             "chunks": n.chunks,

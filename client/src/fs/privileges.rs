@@ -7,13 +7,11 @@ use super::FileSystem;
 use crate::file::OpenFile;
 use bytes::Bytes;
 use quarry_common::ids::Ino;
+use quarry_common::mode::{S_ISGID, S_ISUID, S_IXGRP};
 use quarry_common::wire::bytestring::ByteString;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, FallocateMode, FileKind, SetAttr, SetXattrMode};
 
-const S_ISUID: u16 = 0o4000;
-const S_ISGID: u16 = 0o2000;
-const S_IXGRP: u16 = 0o010;
 /// The list that a mode is a part of.
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 

@@ -52,6 +52,17 @@ pub enum MemberState {
     Stale,
 }
 
+impl MemberState {
+    /// The word for it in output and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Syncing => "syncing",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// A DataNode in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -99,6 +110,19 @@ pub enum NodeState {
     Full,
     /// Lives, but none of its disks works.
     Failing,
+}
+
+impl NodeState {
+    /// The word for it in output and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Full => "full",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// What an administrator has decided about a DataNode.

@@ -34,6 +34,21 @@ pub enum FileKind {
     BlockDevice,
 }
 
+impl FileKind {
+    /// The word for it in output and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "directory",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharDevice => "character_device",
+            Self::BlockDevice => "block_device",
+        }
+    }
+}
+
 /// An inode's attributes, as `stat` shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {

@@ -19,18 +19,6 @@ const PAGE: u32 = 200;
 const DIR_MODE: u16 = 0o777;
 const UMASK: u16 = 0o022;
 
-pub(super) fn kind_word(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Dir => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::CharDevice => "character_device",
-        FileKind::BlockDevice => "block_device",
-    }
-}
-
 /// Milliseconds since 1970.
 fn millis(time: Timestamp) -> i64 {
     i64::try_from(time.0.div_euclid(1_000_000)).unwrap_or(i64::MAX)
@@ -41,7 +29,7 @@ pub(crate) fn attr_json(path: &FsPath, attr: &Attr) -> Value {
     json!({
         "name": String::from_utf8_lossy(path.name().unwrap_or_default()),
         "path": path.encoded(),
-        "kind": kind_word(attr.kind),
+        "kind": attr.kind.word(),
         "inode": attr.ino,
         "size": attr.size,
         "allocated": attr.allocated,

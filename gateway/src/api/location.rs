@@ -5,7 +5,6 @@ use crate::app::{Shared, User};
 use crate::auth::hex;
 use crate::error::{Error, Result};
 use crate::files::{ChunkPlace, READ, UserFs};
-use crate::monitor::member_state;
 use axum::Json;
 use axum::extract::{Query, State};
 use quarry_common::wire::fs::{Attr, FileKind};
@@ -54,7 +53,7 @@ fn place_json(place: &ChunkPlace) -> Value {
         "length": place.info.length,
         "sha256": hex(&place.info.sha256),
         "group": place.info.id.pg(),
-        "nodes": place.members.iter().map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+        "nodes": place.members.iter().map(|m| json!({ "node": m.node, "state": m.state.word() })).collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{FsPath, READ, UserFs, WRITE};
 use quarry_common::acl;
+use quarry_common::mode::S_ISGID;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, FileKind, SetAttr, SetTime, SetXattrMode, Timestamp};
 
@@ -40,7 +41,7 @@ impl UserFs {
             }
         }
         let in_group = self.who.is_superuser() || self.who.gids.contains(&new.gid.unwrap_or(attr.gid));
-        let mode = new.mode.map(|mode| if in_group { mode } else { mode & !0o2000 });
+        let mode = new.mode.map(|mode| if in_group { mode } else { mode & !S_ISGID });
         let set = SetAttr {
             mode,
             uid: new.uid,

@@ -9,7 +9,6 @@ mod snapshot;
 
 pub(crate) use check::CheckState;
 pub(crate) use log::Event;
-pub(crate) use snapshot::member_state;
 
 use crate::error::Result;
 use axum::body::Bytes;

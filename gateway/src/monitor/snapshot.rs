@@ -5,7 +5,7 @@ use super::health;
 use super::history::Rates;
 use super::log::Event;
 use quarry_common::wire::cluster::{
-    ClusterStatus, DiskState, DiskStatus, Group, MemberState, NodeState, NodeStatus, Placement, SlowRequest,
+    ClusterStatus, DiskState, DiskStatus, Group, NodeStatus, Placement, SlowRequest,
 };
 use quarry_host::trace::Operation;
 use serde_json::{Value, json};
@@ -27,26 +27,6 @@ pub(super) struct View<'a> {
     pub(super) check: Option<CheckState>,
     pub(super) events: &'a [Event],
     pub(super) event_count: u64,
-}
-
-/// The word of a node's state.
-pub(crate) fn node_state(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Healthy => "healthy",
-        NodeState::Suspect => "suspect",
-        NodeState::Dead => "dead",
-        NodeState::Full => "full",
-        NodeState::Failing => "failing",
-    }
-}
-
-/// The word of a member's state.
-pub(crate) fn member_state(state: MemberState) -> &'static str {
-    match state {
-        MemberState::Serving => "serving",
-        MemberState::Syncing => "syncing",
-        MemberState::Stale => "stale",
-    }
 }
 
 impl View<'_> {
@@ -108,7 +88,7 @@ impl View<'_> {
         json!({
             "id": n.node.id,
             "address": n.node.address,
-            "state": node_state(n.node.state),
+            "state": n.node.state.word(),
             "rack": n.rack,
             "heartbeat_age_ms": n.heartbeat_age_ms,
             "chunks": n.chunks,
@@ -167,6 +147,6 @@ fn group(g: &Group) -> Value {
         "id": g.id,
         "epoch": g.epoch,
         "replication": g.replication.to_string(),
-        "members": g.members.iter().map(|m| json!({ "node": m.node, "state": member_state(m.state) })).collect::<Vec<_>>(),
+        "members": g.members.iter().map(|m| json!({ "node": m.node, "state": m.state.word() })).collect::<Vec<_>>(),
     })
 }

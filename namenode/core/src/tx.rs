@@ -7,6 +7,7 @@ use crate::store::Store;
 use crate::tables::{DentryKey, InodeKey, NameKey, OrphanKey};
 use quarry_common::ids::Ino;
 use quarry_common::limits::NAME_MAX;
+use quarry_common::mode::without_suidgid;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{FileKind, Name, Timestamp};
 
@@ -176,15 +177,5 @@ pub(crate) fn kill_suidgid(inode: &mut Inode) {
     if matches!(inode.content, Content::Dir(_)) {
         return;
     }
-    inode.mode &= !S_ISUID;
-    if inode.mode & S_IXGRP != 0 {
-        inode.mode &= !S_ISGID;
-    }
+    inode.mode = without_suidgid(inode.mode);
 }
-
-/// Set-user-ID.
-pub(crate) const S_ISUID: u16 = 0o4000;
-/// Set-group-ID; on a directory: new entries take its group.
-pub(crate) const S_ISGID: u16 = 0o2000;
-/// The group may execute.
-const S_IXGRP: u16 = 0o010;

@@ -3,7 +3,6 @@
 use super::REPLICAS;
 use super::screen::Screen;
 use crate::commands::locate::{Piece, find, table_of};
-use crate::commands::status::state;
 use crate::commands::transport;
 use crate::commands::up::{Layout, Part};
 use crate::output::{bytes, duration_ms, hex};
@@ -140,7 +139,7 @@ impl<'a> Story<'a> {
             if last != Some(node.node.state) {
                 last = Some(node.node.state);
                 let text =
-                    format!("{:>7}  {}{}", since(killed), state(node.node.state), effect(node.node.state));
+                    format!("{:>7}  {}{}", since(killed), node.node.state.word(), effect(node.node.state));
                 bar.line(self.screen, &text);
             }
             if node.node.state == NodeState::Dead {

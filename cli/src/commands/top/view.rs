@@ -1,7 +1,6 @@
 //! How it looks.
 
 use super::Shown;
-use crate::commands::status::state;
 use crate::output::{bytes, duration_ms, printable};
 use quarry_common::wire::cluster::{NodeState, NodeStatus};
 use quarry_host::trace::Operation;
@@ -93,7 +92,7 @@ fn node_row<'a>(shown: &Shown, n: &NodeStatus) -> Row<'a> {
     let latency = n.disks.iter().map(|d| d.latency_us).max().unwrap_or(0);
     let row = Row::new([
         n.node.id.to_string(),
-        state(n.node.state).to_owned(),
+        n.node.state.word().to_owned(),
         n.heartbeat_age_ms.map_or_else(|| "none yet".to_owned(), duration_ms),
         bytes(read as u64),
         bytes(written as u64),

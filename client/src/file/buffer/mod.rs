@@ -22,6 +22,7 @@ use bytes::Bytes;
 use extents::ExtentMap;
 use quarry_common::ids::LeaseGeneration;
 use quarry_common::limits::CHUNK_SIZE;
+use quarry_common::mode::without_suidgid;
 use quarry_common::slices::WINDOW;
 use quarry_common::wire::fs::{Attr, SetAttr, Slice, Timestamp, WindowCommit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +32,6 @@ use tokio::time::Instant;
 
 /// A run that ends with its window and is at least this long is sent at once: its writer goes on in the next one.
 const RUN_MIN: u32 = 256 << 10;
-
-const S_ISUID: u16 = 0o4000;
-const S_ISGID: u16 = 0o2000;
-const S_IXGRP: u16 = 0o010;
 
 /// The uncommitted data of one file.
 #[derive(Debug, Default)]
@@ -177,10 +174,7 @@ impl WriteBuffer {
             attr.ctime = attr.ctime.max(time);
         }
         if self.kill_at.is_some() {
-            attr.mode &= !S_ISUID;
-            if attr.mode & S_IXGRP != 0 {
-                attr.mode &= !S_ISGID;
-            }
+            attr.mode = without_suidgid(attr.mode);
         }
     }
 

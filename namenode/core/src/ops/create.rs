@@ -6,10 +6,11 @@ use crate::error::OpError;
 use crate::records::{Content, DirContent, FileContent, Inode};
 use crate::store::Store;
 use crate::tables::XattrKey;
-use crate::tx::{self, S_ISGID, Tx};
+use crate::tx::{self, Tx};
 use quarry_common::acl::{self, Acl};
 use quarry_common::ids::Ino;
 use quarry_common::limits::SYMLINK_MAX;
+use quarry_common::mode::S_ISGID;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Caller, FileKind, MutationReply, Name, NewNode};
 

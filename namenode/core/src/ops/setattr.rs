@@ -6,10 +6,11 @@ use crate::error::OpError;
 use crate::records::{Content, Inode};
 use crate::store::Store;
 use crate::tables::XattrKey;
-use crate::tx::{self, S_ISGID, Tx};
+use crate::tx::{self, Tx};
 use quarry_common::acl::ACCESS;
 use quarry_common::ids::Ino;
 use quarry_common::limits::FILE_SIZE_MAX;
+use quarry_common::mode::S_ISGID;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{MutationReply, SetAttr, SetTime, Timestamp};
 
