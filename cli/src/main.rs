@@ -82,6 +82,8 @@ enum Command {
     Umount(commands::umount::Umount),
     /// Show how the cluster and each of its nodes are.
     Status(commands::status::Status),
+    /// Show live what the cluster does: nodes, throughput, operations, the slowest requests.
+    Top(commands::top::Top),
     /// Show where each piece of a file is.
     Locate(commands::locate::Locate),
     /// Show what changes below a directory as it happens, whichever mount does it.
@@ -164,6 +166,7 @@ fn main() -> ExitCode {
         Command::Sync(c) => done(c.run()),
         Command::Umount(c) => done(c.run()),
         Command::Status(c) => c.run(),
+        Command::Top(c) => done(c.run()),
         Command::Locate(c) => done(c.run()),
         Command::Watch(c) => done(c.run()),
         Command::Node(c) => done(c.run()),

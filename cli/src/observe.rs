@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quarry_client::FileSystem;
 use quarry_host::metrics::{self, table};
-use quarry_host::telemetry;
+use quarry_host::{process, telemetry};
 use serde::Deserialize;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -184,11 +184,7 @@ async fn show_metrics(State(readiness): State<Readiness>) -> impl IntoResponse {
 
 /// What the kernel counts of this process.
 fn tell_process() {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    if let Some(kib) = resident.and_then(|r| r.trim().trim_end_matches(" kB").parse::<u64>().ok()) {
-        table::MEMORY.set(&[], (kib * 1024) as f64);
-    }
+    table::MEMORY.set(&[], process::resident_bytes() as f64);
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         table::OPEN_FILES.set(&[], open.count() as f64);
     }

@@ -100,7 +100,9 @@ pub(crate) async fn scrub(store: Arc<Store>, blocking: Blocking, bytes_per_secon
     let mut pass_began = Instant::now();
     loop {
         let Some((id, length)) = store.next(at) else {
-            at = None;
+            if at.take().is_some() {
+                store.scrub_ended();
+            }
             sleep_until(pass_began + SCRUB_PASS_MIN).await;
             pass_began = Instant::now();
             continue;

@@ -17,6 +17,7 @@ pub(crate) mod policy;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod sync;
+pub(crate) mod top;
 pub(crate) mod umount;
 pub(crate) mod up;
 pub(crate) mod watch;

@@ -147,7 +147,7 @@ fn node_row(n: &NodeStatus, extent: Extent) -> Vec<String> {
 fn to_json(s: &ClusterStatus) -> Value {
     json!({
         "cluster": s.cluster,
-        "namenode": { "address": s.namenode, "uptime_s": s.uptime_s, "applied": s.applied },
+        "namenode": { "address": s.namenode, "uptime_s": s.uptime_s, "applied": s.applied, "memory_bytes": s.memory_bytes, "unsaved": s.unsaved },
         "datanodes": s.nodes.iter().map(|n| json!({
             "id": n.node.id,
             "address": n.node.address,
@@ -168,9 +168,12 @@ fn to_json(s: &ClusterStatus) -> Value {
                 "oldest_ms": d.oldest_ms,
                 "latency_us": d.latency_us,
                 "errors": d.errors,
+                "read_bytes": d.read_bytes,
+                "written_bytes": d.written_bytes,
             })).collect::<Vec<_>>(),
             "scrubbed": n.scrubbed.0,
             "rotten": n.scrubbed.1,
+            "scrubbed_at_ms": n.disks.iter().filter_map(|d| d.scrubbed_at_ms).max(),
         })).collect::<Vec<_>>(),
         "groups": { "healthy": s.groups_healthy, "degraded": s.groups_degraded, "healing": s.groups_healing },
         "min_replicas": s.min_replicas,

@@ -15,3 +15,14 @@ pub fn host_name() -> String {
         name.trim().to_owned()
     })
 }
+
+/// Bytes of memory of this process that are in RAM; 0 where that is not known, as in a simulation.
+pub fn resident_bytes() -> u64 {
+    if world::current().is_some() {
+        return 0;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: Option<u64> = resident.and_then(|r| r.trim().trim_end_matches(" kB").parse().ok());
+    kib.unwrap_or(0) * 1024
+}

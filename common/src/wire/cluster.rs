@@ -317,6 +317,13 @@ pub struct DiskStatus {
     pub latency_us: u64,
     /// Operations that failed since the node started.
     pub errors: u64,
+    /// Bytes of chunks that were read from it since the node started; scrubbing does not count.
+    pub read_bytes: u64,
+    /// Bytes of chunks that were written to it since the node started.
+    pub written_bytes: u64,
+    /// Milliseconds of Unix time at which the scrubber last came to the end of all chunks; `None` if it has not since the node
+    /// started.
+    pub scrubbed_at_ms: Option<u64>,
 }
 
 /// Groups in one heartbeat: 24 of at most 25 bytes stay well under a datagram's 1,200.
@@ -392,6 +399,30 @@ pub struct ClusterStatus {
     pub notices: Vec<String>,
     /// Background work, one line each: name and what it does now.
     pub workers: Vec<(String, String)>,
+    /// Bytes of memory that the NameNode takes.
+    pub memory_bytes: u64,
+    /// Commands in the log that are not yet in the database: what a restart has to apply.
+    pub unsaved: u64,
+    /// The requests of the last minute that took longest, the longest first; at most [`SLOWEST_MAX`].
+    pub slowest: Vec<SlowRequest>,
+}
+
+/// Slow requests in a status.
+pub const SLOWEST_MAX: usize = 8;
+
+/// A request that took long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowRequest {
+    /// What was asked: `commit`, `lookup`.
+    pub request: String,
+    /// Id of the certificate of whoever asked.
+    pub client: String,
+    /// The number of the operation for which it was asked, as logs show it; 0 if there is none.
+    pub operation: u64,
+    /// From its arrival to its answer.
+    pub took_us: u64,
+    /// Since its answer.
+    pub age_ms: u64,
 }
 
 /// A DataNode in the status.

@@ -68,6 +68,8 @@ pub(crate) struct Store {
     unsynced: Mutex<BTreeSet<ChunkId>>,
     report: Report,
     scrubbed: AtomicU64,
+    /// Unix time at which the scrubber came to the end of all chunks; 0 before.
+    scrub_ended_ms: AtomicU64,
     rotten: AtomicU64,
     /// The file system to which the chunks belong, as the NameNode last said.
     stamp: namespace::Stamp,

@@ -75,6 +75,7 @@ impl Store {
             unsynced: Mutex::new(BTreeSet::new()),
             report: Report::default(),
             scrubbed: AtomicU64::new(0),
+            scrub_ended_ms: AtomicU64::new(0),
             rotten: AtomicU64::new(0),
             stamp: Stamp::new(stamp),
         };

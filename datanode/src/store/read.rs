@@ -47,7 +47,7 @@ impl Store {
     /// `NotFound`, or `Rotten` after the chunk was moved to quarantine.
     pub(crate) fn read(&self, id: ChunkId, offset: u32, length: u32) -> Result<Range, StoreError> {
         let place = self.place(id)?;
-        self.judged(id, place, move |file| {
+        let range = self.judged(id, place, move |file| {
             let block = BLOCK_SIZE as u32;
             let start = offset / block * block;
             let end = u64::from(offset.saturating_add(length)).next_multiple_of(BLOCK_SIZE);
@@ -55,7 +55,10 @@ impl Store {
             let range = read_range(file, id, place, start.min(end), end)?;
             check_blocks(&range)?;
             Ok(range)
-        })
+        })?;
+        let volume = &self.volumes[usize::from(place.dir)];
+        volume.read_bytes.fetch_add(range.data.len() as u64, Ordering::Relaxed);
+        Ok(range)
     }
 
     /// Reads a whole chunk from the disk and checks everything; gives its size.

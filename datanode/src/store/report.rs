@@ -4,6 +4,7 @@ use super::volume::Volume;
 use super::{LARGEST_FILE, Store};
 use quarry_common::ids::ChunkId;
 use quarry_common::wire::cluster::{DISKS_MAX, DiskState, DiskStatus};
+use quarry_host::clock;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -99,9 +100,20 @@ impl Store {
         Figures { capacity, free, chunks, bytes, trouble, writable, disks_out, scrubbed }
     }
 
+    /// The scrubber has come to the end of all chunks.
+    pub(crate) fn scrub_ended(&self) {
+        let now = u64::try_from(clock::wall().0 / 1_000_000).unwrap_or(0);
+        self.scrub_ended_ms.store(now, Ordering::Relaxed);
+    }
+
+    fn scrub_ended_ms(&self) -> Option<u64> {
+        Some(self.scrub_ended_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
     /// How each disk is, from what is known already.
     pub(crate) fn disks(&self) -> Vec<DiskStatus> {
         let slow = self.slow_disks();
+        let scrubbed_at_ms = self.scrub_ended_ms();
         let status = |(number, volume): (u16, &Volume)| {
             let load = volume.load();
             let state = if volume.health.is_failed() {
@@ -122,6 +134,9 @@ impl Store {
                 oldest_ms: millis(load.oldest),
                 latency_us: u64::try_from(load.latency.as_micros()).unwrap_or(u64::MAX),
                 errors: volume.health.errors(),
+                read_bytes: volume.read_bytes.load(Ordering::Relaxed),
+                written_bytes: volume.written_bytes.load(Ordering::Relaxed),
+                scrubbed_at_ms,
             }
         };
         (0..).zip(&self.volumes).take(DISKS_MAX).map(status).collect()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quarry_common::ids::ChunkId;
 use quarry_datanode_client::timing;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub(crate) struct Volume {
     strays: Arc<Mutex<Vec<ChunkId>>>,
     /// How often it was asked whether a probe is due.
     looks: AtomicU32,
+    /// Bytes of chunks, for the status.
+    pub(crate) read_bytes: AtomicU64,
+    pub(crate) written_bytes: AtomicU64,
 }
 
 impl Volume {
@@ -36,6 +39,8 @@ impl Volume {
             queue,
             health: Health::new(reserve),
             strays: Arc::default(),
+            read_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
             looks: AtomicU32::new(0),
         }
     }
@@ -62,6 +67,8 @@ impl Volume {
     /// Those of [`Volume::run`].
     pub(crate) fn write(&self, id: ChunkId, parts: Vec<Bytes>, durable: bool) -> io::Result<()> {
         let strays = self.strays.clone();
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        self.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.run_late(
             move |dir| dir.write(id, &parts, durable),
             move |written| {

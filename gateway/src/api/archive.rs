@@ -1,4 +1,4 @@
-//! A directory as one tar stream: nothing is stored on the way, whatever its size.
+//! A directory as one tar or zip stream: nothing is stored on the way, whatever its size.
 
 use super::PathOf;
 use super::download::disposition;
@@ -6,12 +6,13 @@ use crate::app::{Shared, User};
 use crate::error::Result;
 use crate::files::{FsPath, UserFs, Walk, is_part, stream};
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use quarry_common::wire::error::FsError;
 use quarry_common::wire::fs::{Attr, FileKind};
+use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -23,27 +24,64 @@ use tokio_util::io::{ReaderStream, StreamReader};
 /// Bytes of the archive between the walk and the network.
 const BUFFER: usize = 1 << 20;
 
+/// What may be asked of an archive.
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    format: Option<Format>,
+}
+
+/// How the files are put together.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Tar,
+    Zip,
+}
+
+impl Format {
+    fn extension(self) -> &'static [u8] {
+        match self {
+            Self::Tar => b".tar",
+            Self::Zip => b".zip",
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Tar => "application/x-tar",
+            Self::Zip => "application/zip",
+        }
+    }
+}
+
 /// `GET /archive/PATH`: everything below the directory that the user may read. An error on the way ends the stream early, so
 /// that the archive is recognised as incomplete.
 pub(super) async fn get(
     State(gateway): State<Shared>,
     User(fs): User,
     PathOf(path): PathOf,
+    Query(wanted): Query<Wanted>,
 ) -> Result<Response> {
+    let format = wanted.format.unwrap_or_default();
     let top = fs.stat(&path).await?;
     // Refused here, while there is a status to say so with.
     fs.list(&top, 0, 1).await?;
     let place = gateway.heavy().await;
     let (reader, writer) = tokio::io::duplex(BUFFER);
-    let file_name = FsPath::default().join(&[path.name().unwrap_or(b"root"), b".tar"].concat());
+    let file_name = FsPath::default().join(&[path.name().unwrap_or(b"root"), format.extension()].concat());
     tokio::spawn(async move {
         let _place = place;
-        if let Err(error) = write(fs, path.clone(), top, writer).await {
+        let written = match format {
+            Format::Tar => write(fs, path.clone(), top, writer).await,
+            Format::Zip => super::zip::write(fs, path.clone(), top, writer).await,
+        };
+        if let Err(error) = written {
             tracing::info!(%path, %error, "an archive broke off");
         }
     });
     let headers = [
-        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_TYPE, format.media_type().to_owned()),
         (header::CONTENT_DISPOSITION, disposition(&file_name, true)),
     ];
     Ok((headers, Body::from_stream(ReaderStream::with_capacity(reader, 64 << 10))).into_response())

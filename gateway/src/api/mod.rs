@@ -9,6 +9,7 @@ mod search;
 mod session;
 mod status;
 mod upload;
+mod zip;
 
 pub(crate) use pages::router as pages;
 pub(crate) use upload::{body_stream, write_whole};

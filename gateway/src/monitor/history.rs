@@ -1,12 +1,16 @@
 //! The last minutes in figures, for sparklines.
 
+use quarry_common::ids::NodeId;
 use quarry_common::wire::cluster::ClusterStatus;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Points of a line: two minutes at one a second.
 const POINTS: usize = 120;
+
+/// A disk of which nothing new is told for so long is idle: longer than the pause between two reports.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
 
 /// Rates since the look before.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +21,25 @@ pub(crate) struct Rates {
     pub(crate) requests: f64,
     /// By node: bytes that its chunks grew by, per second; negative while chunks are deleted.
     pub(crate) growth: BTreeMap<u32, f64>,
+    /// By disk: bytes read and written, per second.
+    disks: BTreeMap<Disk, (f64, f64)>,
+}
+
+/// A node, and the path of one of its disks.
+type Disk = (u32, String);
+
+/// What a disk's node last told of it. Nodes tell it every few seconds, so that most looks find it unchanged.
+struct Told {
+    at: Instant,
+    bytes: (u64, u64),
+    rate: (f64, f64),
+}
+
+impl Rates {
+    /// Bytes read and written, per second.
+    pub(super) fn disk(&self, node: NodeId, path: &str) -> (f64, f64) {
+        self.disks.get(&(node.0, path.to_owned())).copied().unwrap_or_default()
+    }
 }
 
 /// Rates over time.
@@ -24,6 +47,7 @@ pub(crate) struct Rates {
 pub(crate) struct History {
     points: VecDeque<Rates>,
     last: Option<Instant>,
+    told: BTreeMap<Disk, Told>,
 }
 
 impl History {
@@ -41,6 +65,7 @@ impl History {
             let before = old.nodes.iter().find(|o| o.node.id == n.node.id).map_or(n.bytes, |o| o.bytes);
             (n.node.id.0, (n.bytes as f64 - before as f64) / seconds)
         });
+        let disks = self.rates_of_disks(new);
         if self.points.len() >= POINTS {
             self.points.pop_front();
         }
@@ -48,7 +73,31 @@ impl History {
             operations: rate(old.applied, new.applied),
             requests: requests.sum(),
             growth: growth.collect(),
+            disks,
         });
+    }
+
+    fn rates_of_disks(&mut self, new: &ClusterStatus) -> BTreeMap<Disk, (f64, f64)> {
+        let now = Instant::now();
+        let mut told = std::mem::take(&mut self.told);
+        for node in &new.nodes {
+            for disk in &node.disks {
+                let (key, bytes) =
+                    ((node.node.id.0, disk.path.clone()), (disk.read_bytes, disk.written_bytes));
+                let fresh = match told.remove(&key) {
+                    Some(old) if old.bytes == bytes && now.duration_since(old.at) < SILENT_AFTER => old,
+                    Some(old) => {
+                        let seconds = now.duration_since(old.at).as_secs_f64().max(0.001);
+                        let rate = |old: u64, new: u64| new.saturating_sub(old) as f64 / seconds;
+                        let rate = (rate(old.bytes.0, bytes.0), rate(old.bytes.1, bytes.1));
+                        Told { at: now, bytes, rate }
+                    }
+                    None => Told { at: now, bytes, rate: (0.0, 0.0) },
+                };
+                self.told.insert(key, fresh);
+            }
+        }
+        self.told.iter().map(|(disk, told)| (disk.clone(), told.rate)).collect()
     }
 
     /// The last point.
@@ -59,6 +108,10 @@ impl History {
     /// All points, the oldest first.
     pub(crate) fn to_json(&self) -> Value {
         let round = |v: f64| (v * 10.0).round() / 10.0;
+        let mut disks: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for ((node, path), (read, written)) in self.points.iter().flat_map(|p| &p.disks) {
+            disks.entry(format!("{node} {path}")).or_default().push((read + written).round());
+        }
         let mut nodes: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
         for point in &self.points {
             for (node, growth) in &point.growth {
@@ -69,6 +122,7 @@ impl History {
             "operations": self.points.iter().map(|p| round(p.operations)).collect::<Vec<_>>(),
             "requests": self.points.iter().map(|p| round(p.requests)).collect::<Vec<_>>(),
             "growth": nodes,
+            "disks": disks,
         })
     }
 }
@@ -76,6 +130,38 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_common::wire::cluster::{DiskState, DiskStatus, Node, NodeState};
+
+    #[test]
+    fn the_rate_of_a_disk_is_what_came_between_two_reports() {
+        let mut status = ClusterStatus::default();
+        let node = Node { id: NodeId(3), address: String::new(), state: NodeState::Healthy };
+        let mut node = crate::monitor::tests::node_status(node);
+        let disk = DiskStatus {
+            path: "/d".into(),
+            state: DiskState::Working,
+            trouble: String::new(),
+            oldest_ms: 0,
+            latency_us: 0,
+            errors: 0,
+            read_bytes: 5,
+            written_bytes: 0,
+            scrubbed_at_ms: None,
+        };
+        node.disks.push(disk);
+        status.nodes.push(node);
+        let mut history = History::default();
+        history.add(None, &status);
+        history.add(Some(&status.clone()), &status);
+        assert_eq!(history.newest().disk(NodeId(3), "/d"), (0.0, 0.0));
+        let old = status.clone();
+        status.nodes[0].disks[0].written_bytes = 1 << 30;
+        history.add(Some(&old), &status);
+        let (read, written) = history.newest().disk(NodeId(3), "/d");
+        assert!(read == 0.0 && written > 1e6, "{read} {written}");
+        history.add(Some(&status.clone()), &status);
+        assert_eq!(history.newest().disk(NodeId(3), "/d"), (read, written), "until the next report");
+    }
 
     #[test]
     fn only_the_last_points_are_kept() {

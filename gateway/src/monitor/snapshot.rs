@@ -4,7 +4,10 @@ use super::check::CheckState;
 use super::health;
 use super::history::Rates;
 use super::log::Event;
-use quarry_common::wire::cluster::{ClusterStatus, Group, NodeStatus, Placement};
+use quarry_common::wire::cluster::{
+    ClusterStatus, DiskState, DiskStatus, Group, NodeStatus, Placement, SlowRequest,
+};
+use quarry_host::trace::Operation;
 use serde_json::{Value, json};
 
 /// Groups that are shown one by one; of more the page shows the counts.
@@ -43,6 +46,9 @@ impl View<'_> {
                 "address": s.namenode,
                 "uptime_s": s.uptime_s,
                 "applied": s.applied,
+                "memory_bytes": s.memory_bytes,
+                "unsaved": s.unsaved,
+                "slowest": s.slowest.iter().map(slow).collect::<Vec<_>>(),
                 "operations_per_s": self.history.operations,
                 "requests_per_s": self.history.requests,
                 "workers": s.workers.iter().map(|(name, now)| json!({ "name": name, "now": now })).collect::<Vec<_>>(),
@@ -92,9 +98,47 @@ impl View<'_> {
             "trouble": n.trouble,
             "scrubbed": n.scrubbed.0,
             "rotten": n.scrubbed.1,
+            "scrubbed_at_ms": n.disks.iter().filter_map(|d| d.scrubbed_at_ms).max(),
+            "disks": n.disks.iter().map(|d| self.disk(n, d)).collect::<Vec<_>>(),
             "groups": groups.count(),
             "growth": self.history.growth.get(&n.node.id.0).copied().unwrap_or_default().round(),
         })
+    }
+}
+
+impl View<'_> {
+    fn disk(&self, n: &NodeStatus, d: &DiskStatus) -> Value {
+        let (read, written) = self.history.disk(n.node.id, &d.path);
+        json!({
+            "path": d.path,
+            "state": disk_state(d.state),
+            "trouble": d.trouble,
+            "latency_us": d.latency_us,
+            "oldest_ms": d.oldest_ms,
+            "errors": d.errors,
+            "read_per_s": read.round(),
+            "written_per_s": written.round(),
+        })
+    }
+}
+
+fn slow(s: &SlowRequest) -> Value {
+    json!({
+        "request": s.request,
+        "client": s.client,
+        "operation": Operation::from_number(s.operation).to_string(),
+        "took_us": s.took_us,
+        "age_ms": s.age_ms,
+    })
+}
+
+fn disk_state(state: DiskState) -> &'static str {
+    match state {
+        DiskState::Working => "working",
+        DiskState::Slow => "slow",
+        DiskState::Full => "full",
+        DiskState::Stalled => "stalled",
+        DiskState::Failed => "failed",
     }
 }
 

@@ -4,7 +4,7 @@ import { $, api, bytes, count, drawSpark, duration, h, moment, spark, sync, text
 
 const POINTS = 120;
 let source = null;
-let history = { operations: [], requests: [], growth: {} };
+let history = { operations: [], requests: [], growth: {}, disks: {} };
 let last = null;
 let received = 0;
 let ticking = null;
@@ -52,7 +52,10 @@ function remember(s) {
   };
   keep(history.operations, s.namenode.operations_per_s);
   keep(history.requests, s.namenode.requests_per_s);
-  for (const node of s.nodes) keep((history.growth[node.id] ??= []), node.growth);
+  for (const node of s.nodes) {
+    keep((history.growth[node.id] ??= []), node.growth);
+    for (const d of node.disks) keep((history.disks[`${node.id} ${d.path}`] ??= []), d.read_per_s + d.written_per_s);
+  }
 }
 
 /** Heartbeats age between two messages. */
@@ -73,6 +76,7 @@ function draw(s) {
   drawHealing(s);
   drawTiles(s);
   drawNodes(s);
+  drawDisks(s);
   drawMatrix(s);
   drawCheck(s);
   drawNameNode(s);
@@ -145,8 +149,32 @@ function drawNodes(s) {
       const growth = `${bytes(n.growth)}/s`;
       drawSpark(row.querySelector("svg"), history.growth[n.id] ?? [], `Growth of DataNode ${n.id}, now ${growth}`);
       text(part("growth"), growth);
-      text(part("scrubbed"), count(n.scrubbed));
+      text(part("scrubbed"), n.scrubbed_at_ms ? `all by ${moment(n.scrubbed_at_ms)}` : `${count(n.scrubbed)}, first pass`);
       text(part("rotten"), count(n.rotten));
+    },
+  );
+}
+
+function drawDisks(s) {
+  const disks = s.nodes.flatMap((n) => n.disks.map((d) => ({ ...d, node: n.id, key: `${n.id} ${d.path}` })));
+  sync(
+    $("disks").tBodies[0], disks, (d) => d.key,
+    (d) => h("tr", {},
+      h("td", { class: "name" }, h("strong", {}, `DataNode ${d.node}`), h("div", { class: "small" }, d.path)),
+      cell("State", h("div", {}, h("span", { class: "state" }), h("div", { class: "small trouble" }))),
+      cell("Throughput, 2 min", h("div", {}, spark([], ""), h("span", { class: "small rate" }))),
+      cell("Latency", h("span", { class: "latency" })),
+      cell("Errors", h("span", { class: "errors" }))),
+    (row, d) => {
+      const part = (name) => row.querySelector(`.${name}`);
+      part("state").className = `state ${{ working: "healthy", stalled: "suspect", slow: "suspect", failed: "dead" }[d.state] ?? d.state}`;
+      text(part("state"), d.state);
+      text(part("trouble"), d.trouble);
+      const rate = `${bytes(d.read_per_s)}/s read, ${bytes(d.written_per_s)}/s written`;
+      drawSpark(row.querySelector("svg"), history.disks[d.key] ?? [], `Throughput of ${d.path} of DataNode ${d.node}, now ${rate}`);
+      text(part("rate"), rate);
+      text(part("latency"), `${(d.latency_us / 1000).toFixed(1)} ms`);
+      text(part("errors"), count(d.errors));
     },
   );
 }
@@ -221,9 +249,15 @@ function drawNameNode(s) {
     ["Answers", s.reachable ? "yes" : "no"],
     ["Up for", duration(n.uptime_s * 1000)],
     ["Operations", operations],
+    ["Memory", bytes(n.memory_bytes)],
     ["Log position", count(n.applied)],
+    ["Since the last checkpoint", `${count(n.unsaved)} changes`],
     ["Chunks to delete", count(s.chunks_deleting)],
   ]);
+  sync(
+    $("slowest"), n.slowest, (r) => `${r.operation} ${r.request} ${r.took_us}`,
+    (r) => h("li", {}, `${r.request} of ${r.client}: ${(r.took_us / 1000).toFixed(1)} ms (operation ${r.operation})`),
+  );
   pairs($("workers"), n.workers.map((w) => [w.name, w.now]));
 }
 

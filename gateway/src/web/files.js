@@ -64,6 +64,7 @@ function drawCrumbs() {
   });
   $("crumbs").replaceChildren(...links);
   $("archive").href = `/api/v1/archive${at}`;
+  $("archive-zip").href = `/api/v1/archive${at}?format=zip`;
 }
 
 async function load() {

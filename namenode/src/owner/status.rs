@@ -1,7 +1,9 @@
 //! What `quarry status` shows.
 
 use super::{Fatal, Owner, millis};
+use crate::observe;
 use quarry_common::wire::cluster::{ClusterStatus, SessionStatus};
+use quarry_host::process;
 
 impl Owner {
     /// Everything, as it is now.
@@ -26,6 +28,9 @@ impl Owner {
             min_replicas: self.state.meta().min_replicas,
             notices: self.notices(),
             workers: self.around.board.lines(),
+            memory_bytes: process::resident_bytes(),
+            unsaved: self.unsaved() as u64,
+            slowest: observe::slowest(),
         })
     }
 

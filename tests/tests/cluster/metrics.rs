@@ -173,8 +173,7 @@ fn log_levels_change_at_run_time_and_one_operation_is_followed_through_all_logs(
     file.sync_all().unwrap();
     let read = |log: &Path| fs::read_to_string(log).unwrap();
     let of_mount = read(&logs[0]);
-    let line =
-        of_mount.lines().rev().find(|l| l.contains("answered") && l.contains("name=\"fsync\"")).unwrap();
+    let line = of_mount.lines().rev().find(|l| l.contains(" ms=") && l.contains("name=\"fsync\"")).unwrap();
     let operation = line.split("operation=").nth(1).unwrap().split_whitespace().next().unwrap();
     let (namenode, datanode) = (read(&logs[1]), read(&logs[2]));
     let answered = |log: &str, request: &str| {

@@ -84,6 +84,9 @@ fn a_dead_datanode_shows_as_suspect_then_dead_and_healing_begins_and_ends() {
     browser.wait("all is well", "document.getElementById('health').dataset.level === 'ok'");
     // So that sparklines have something to show.
     browser.wait("some seconds of history", "document.querySelector('.spark path') !== null");
+    let disks = "[...document.querySelectorAll('#disks tbody .state')].map((s) => s.textContent).join()";
+    browser.wait("four disks that work", &format!("{disks} === 'working,working,working,working'"));
+    browser.wait("the NameNode's memory", "document.getElementById('namenode').textContent.includes('MiB')");
     browser.screenshot("cluster-healthy");
     cluster.kill_datanode(2);
     let state =

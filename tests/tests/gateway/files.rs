@@ -201,6 +201,46 @@ fn a_folder_comes_as_a_tar_stream() {
 }
 
 #[test]
+fn a_folder_comes_as_a_zip_that_others_can_read() {
+    let cluster = Cluster::start();
+    let (gateway, mount) = (Gateway::start(&cluster), cluster.mount());
+    fs::create_dir_all(mount.path("d/ä und ö/empty")).unwrap();
+    let data = noise(3 * MIB + 5);
+    fs::write(mount.path("d/ä und ö/data"), &data).unwrap();
+    fs::write(mount.path("d/nothing"), "").unwrap();
+    fs::set_permissions(mount.path("d/nothing"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../far", mount.path("d/link")).unwrap();
+    shell(
+        mount.root(),
+        "touch -d 2024-02-29T12:34:56Z d/nothing; for n in $(seq 300); do echo $n > d/f$n; done",
+    );
+    let out = cluster.path("out");
+    fs::create_dir(&out).unwrap();
+    let url = gateway.url("/api/v1/archive/d?format=zip");
+    shell(
+        &out,
+        &format!("curl -sS -D head -o d.zip '{url}' && grep -i 'content-type: application/zip' head"),
+    );
+    let check = r#"
+import zipfile
+z = zipfile.ZipFile('d.zip')
+assert z.testzip() is None
+info = z.getinfo('d/nothing')
+assert info.external_attr >> 16 == 0o100755, oct(info.external_attr)
+assert info.date_time == (2024, 2, 29, 12, 34, 56), info.date_time
+assert z.read('d/link') == b'../far' and z.getinfo('d/link').external_attr >> 28 == 0o12
+assert len(z.namelist()) == 305, len(z.namelist())
+z.extractall('x')
+"#;
+    fs::write(out.join("check.py"), check).unwrap();
+    shell(&out, "python3 check.py");
+    assert!(fs::read(out.join("x/d/ä und ö/data")).unwrap() == data);
+    assert!(out.join("x/d/ä und ö/empty").is_dir());
+    assert_eq!(fs::read_to_string(out.join("x/d/f300")).unwrap(), "300\n");
+    assert_eq!(gateway.get("/api/v1/archive/d?format=rar").status, 400);
+}
+
+#[test]
 fn a_file_of_a_gigabyte_is_not_kept_in_memory() {
     let cluster = Cluster::start();
     let gateway = Gateway::start(&cluster);
