@@ -187,9 +187,10 @@ mod tests {
     fn a_session_begins_with_a_floor_below_which_nothing_is_its_own() {
         let mut bench = Bench::new();
         let file = bench.file(Ino::ROOT, "f");
-        bench.session = bench.open_session_with_floor(LeaseGeneration(8));
-        assert_eq!(write(&mut bench, file, Some(7)), Err(ServiceError::Fenced), "of the session before");
-        assert_eq!(write(&mut bench, file, Some(8)), Ok(()));
+        let session = bench.open_session_with_floor(LeaseGeneration(8));
+        let is_broken = |generation| is_broken(bench.state.store(), session, lease(file, generation));
+        assert!(is_broken(7).expect("sound"), "of the session before");
+        assert!(!is_broken(8).expect("sound"));
         bench.check();
     }
 
