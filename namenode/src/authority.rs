@@ -43,6 +43,7 @@ pub(crate) fn judge(rights: &Rights, mut request: Request) -> Result<Request, Se
         | Request::FsckPoll { .. }
         | Request::RecallDone { .. }
         | Request::ReturnLeases { .. }
+        | Request::BringingIn { .. }
         | Request::Changes { .. } => {}
     }
     Ok(request)

@@ -37,6 +37,8 @@ const PAGE: u64 = 4096;
 const UNLOCKED_TIME: Duration = Duration::from_millis(10);
 /// Attempts to have the kernel forget a range that are under way at once: each waits for pages of reads that began after it.
 const ATTEMPTS: usize = 8;
+/// How often the NameNode is told that a recall takes longer: twice in a lease term.
+const BRINGING_IN: Duration = Duration::from_millis(LEASE_TERM.as_millis() as u64 / 2);
 /// Pause between two attempts to have the kernel forget an inode whose look-up is on its way to it: it takes that up in microseconds.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -274,10 +276,17 @@ impl Kernel {
         self.session.upgrade().is_some_and(|session| session.opens().is_looked_up(ino))
     }
 
-    /// Brings into the cluster what was kept under the lease.
+    /// Brings into the cluster what was kept under the lease. A DataNode that hangs may hold that up for longer than a lease term, so
+    /// the NameNode is told again and again that this client has not forgotten it.
     async fn bring_in(&self, ino: Ino) {
-        if let Some(inode) = self.files.upgrade().and_then(|files| files.dirty_inode(ino)) {
-            inode.bring_in().await;
+        let Some(inode) = self.files.upgrade().and_then(|files| files.dirty_inode(ino)) else { return };
+        let done = inode.bring_in();
+        tokio::pin!(done);
+        while tokio::time::timeout(BRINGING_IN, &mut done).await.is_err() {
+            let Some(session) = self.session.upgrade() else { return };
+            if let Err(error) = session.ask(Request::BringingIn { ino }).await {
+                tracing::debug!(%error, "the NameNode is not told that a recall takes longer");
+            }
         }
     }
 }

@@ -472,7 +472,7 @@ pub struct SessionStatus {
     /// Leases that it holds.
     pub leases: u64,
     /// Its requests since it was opened, or since this NameNode started; without those that only keep the session and its leases:
-    /// `Renew`, `RecallDone` and `ReturnLeases`.
+    /// `Renew`, `RecallDone`, `ReturnLeases` and `BringingIn`.
     pub requests: u64,
 }
 

@@ -136,6 +136,12 @@ pub enum Request {
         /// Inodes.
         inos: Vec<(Ino, bool)>,
     },
+    /// The lease on the inode is recalled, and the client is still bringing in what it buffered: the lease goes on, but not for
+    /// ever. Answer: [`Reply::Done`].
+    BringingIn {
+        /// File.
+        ino: Ino,
+    },
     /// The client wants to keep changes of the file's data: all other leases on it are recalled first.
     /// Answer: [`Reply::Attr`], with an exclusive lease unless others are about to use the file.
     Lease {

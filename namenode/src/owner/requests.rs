@@ -66,7 +66,10 @@ impl Owner {
         // These come by themselves, also from a client whose programs do nothing.
         let upkeep = matches!(
             request,
-            Request::Renew { .. } | Request::RecallDone { .. } | Request::ReturnLeases { .. }
+            Request::Renew { .. }
+                | Request::RecallDone { .. }
+                | Request::ReturnLeases { .. }
+                | Request::BringingIn { .. }
         );
         if !upkeep {
             self.clients.registry.count_request(session);
@@ -106,6 +109,10 @@ impl Owner {
             }
             Request::ReturnLeases { inos } => {
                 self.leases_returned(session, &inos)?;
+                respond(reply, Ok(Reply::Done));
+            }
+            Request::BringingIn { ino } => {
+                self.clients.leasing.table.progress(self.now_ms(), session, ino);
                 respond(reply, Ok(Reply::Done));
             }
             Request::Lease { ino } => self.lease(session, ino, reply)?,

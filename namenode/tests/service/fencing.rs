@@ -127,6 +127,31 @@ async fn what_was_buffered_under_a_broken_lease_is_refused_for_good() {
 }
 
 #[tokio::test]
+async fn who_is_bringing_in_keeps_the_lease_beyond_its_term() {
+    let mut bench = Bench::new();
+    let (running, a, b) = two(&mut bench).await;
+    let lease = made(&a, "x").await;
+    let b = Arc::new(b);
+    let looked = {
+        let b = b.clone();
+        tokio::spawn(async move { b.lookup("x").await.unwrap().size })
+    };
+    let recall = |push: &Push| matches!(push, Push::Recall { ino, .. } if *ino == lease.ino);
+    eventually("it is recalled", async || a.pushes.all().iter().any(recall)).await;
+    let until = std::time::Instant::now() + LEASE_TERM * 3 / 2;
+    while std::time::Instant::now() < until {
+        a.ask(Request::BringingIn { ino: lease.ino }).await.unwrap();
+        tokio::time::sleep(LEASE_TERM / 4).await;
+    }
+    assert!(!looked.is_finished());
+    assert!(a.mutate(0, commit(lease, 7)).await.is_ok());
+    let Some(Push::Recall { number, .. }) = a.pushes.all().into_iter().find(recall) else { panic!() };
+    a.ask(Request::RecallDone { recalls: vec![(number, true)] }).await.unwrap();
+    assert_eq!(looked.await.unwrap(), 7);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn after_a_restart_nobody_looks_before_buffered_changes_are_in() {
     let mut bench = Bench::new();
     let (running, a, b) = two(&mut bench).await;
