@@ -74,9 +74,6 @@ impl FileSystem {
         if set.size.is_some() {
             let kill = Kill::by_change(&self.getattr(ino).await?, credentials);
             (set.kill_suidgid, set.kill_sgid) = (kill.suidgid, kill.sgid);
-        } else if set == SetAttr::default() {
-            // A chown to nobody, which the kernel passes on as a change of nothing: it takes suid and sgid away whoever makes it.
-            set.kill_suidgid = self.getattr(ino).await?.kind == FileKind::File;
         }
         // The kernel has already dropped sgid from a mode whose caller may not set it.
         self.setattr(ino, set, true).await

@@ -281,6 +281,8 @@ pub struct SessionRecord {
     pub since: Timestamp,
     /// Every lease of the session with a smaller generation is broken.
     pub fenced_below: LeaseGeneration,
+    /// Its floor when the session began: leases below are of its client's earlier sessions, and no loss of this one.
+    pub began_at: LeaseGeneration,
     /// Rows of the session in the table of fences.
     pub fences: u32,
 }

@@ -182,7 +182,8 @@ impl Owner {
         let now = self.now_ms();
         self.orphans.due |= self.clients.leasing.kept.close_all(session);
         let fences = self.state.fences(session)?;
-        let below = self.state.session(session)?.map(|record| record.fenced_below).unwrap_or_default();
+        let record = self.state.session(session)?.filter(|record| record.fenced_below > record.began_at);
+        let below = record.map(|record| record.fenced_below).unwrap_or_default();
         let actions = self.clients.leasing.table.resume(now, session, reclaims, (&fences, below));
         self.carry_out(actions)?;
         Ok(self.clients.leasing.table.losses(session))

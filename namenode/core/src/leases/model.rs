@@ -120,7 +120,10 @@ impl Client {
             }
             Down::Settled(number) => self.settle(number),
             Down::Resumed => {
-                let recalled = |ino: &Ino| self.recalls.iter().any(|recall| recall.ino == *ino);
+                let recalled = |ino: &Ino| {
+                    self.recalls.iter().any(|recall| recall.ino == *ino)
+                        || self.unsettled.values().any(|answered| answered == ino)
+                };
                 for (_, belief) in self.leases.iter_mut().filter(|(ino, _)| !recalled(ino)) {
                     belief.frozen = None;
                 }

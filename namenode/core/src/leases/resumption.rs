@@ -49,8 +49,13 @@ impl LeaseTable {
                 holder.losses.add(*lease, LeaseMode::Exclusive);
             }
         }
+        // A fence breaks earlier leases on its inode as well: a client may not know yet that it lost one and was granted another.
+        let is_broken = |lease: &LeaseId| {
+            let by = |fence: &LeaseId| fence.ino == lease.ino && lease.generation <= fence.generation;
+            lease.generation < below || broken.iter().any(by)
+        };
         for lease in reclaims {
-            if self.reclaim(session, *lease, broken.contains(lease) || lease.generation < below) {
+            if self.reclaim(session, *lease, is_broken(lease)) {
                 // Requests that came before it was back find it in their way now.
                 for (ticket, access) in self.tickets.of_others(session, lease.ino) {
                     let more = self.extend(now, ticket, &[(lease.ino, access)]);

@@ -265,6 +265,17 @@ fn a_living_session_that_leaves_recalls_unacknowledged_gets_no_lease_and_then_no
 }
 
 #[test]
+fn a_fence_breaks_earlier_leases_on_its_inode_as_well() {
+    let mut t = LeaseTable::new(LeaseConfig::default(), 0, 2, [A]);
+    let [earlier, later] =
+        [3, 4].map(|generation| LeaseId { ino: FILE, generation: LeaseGeneration(generation) });
+    // The client has not heard of either loss when the NameNode starts anew.
+    let _ = t.resume(1, A, &[earlier], (&[later], LeaseGeneration(0)));
+    assert_eq!(t.count(A), 0);
+    assert!(t.losses(A).leases.contains(&earlier), "it is told: {:?}", t.losses(A));
+}
+
+#[test]
 fn a_write_of_a_barred_session_gets_its_lease_after_a_term() {
     let mut t = table();
     for session in [A, B] {

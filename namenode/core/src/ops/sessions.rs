@@ -31,8 +31,14 @@ pub(crate) fn open(
     let session = SessionId(tx.store.meta.next_session);
     tx.store.meta.next_session += 1;
     tx.store.meta.sessions += 1;
-    let record =
-        SessionRecord { owner: owner.to_owned(), info: info.clone(), since: tx.now, fenced_below, fences: 0 };
+    let record = SessionRecord {
+        owner: owner.to_owned(),
+        info: info.clone(),
+        since: tx.now,
+        fenced_below,
+        began_at: fenced_below,
+        fences: 0,
+    };
     tx.store.put(&SessionKey(session), &record);
     Outcome::Session(session)
 }
