@@ -12,6 +12,8 @@ use std::hash::Hash;
 
 /// Operations that run at a time: one bit of a word each.
 const RUNNING_MAX: usize = 64;
+/// Configurations at which the search gives up: their number may double with each operation that never returned.
+const CONFIGURATIONS_MAX: usize = 1 << 19;
 /// So many operations before a violation are shown with it.
 const SHOWN: usize = 24;
 
@@ -41,7 +43,8 @@ pub struct Done<O> {
     pub operation: O,
 }
 
-/// Checks the history of one object, in any order.
+/// Checks the history of one object, in any order. One with too many configurations stays undecided from there on, which is told on the
+/// standard error output.
 ///
 /// # Errors
 /// The return that cannot be explained, with what happened before, for people.
@@ -71,7 +74,13 @@ pub fn check<O: Operation>(initial: O::State, history: &[Done<O>]) -> Result<(),
         }
         let slot = running.iter().position(|r| *r == Some(i)).expect("it was called");
         let before = configurations.iter().map(|(state, _)| state.clone()).collect();
-        configurations = after_return(configurations, slot, &running, history);
+        configurations = match after_return(configurations, slot, &running, history) {
+            Some(configurations) => configurations,
+            None => {
+                eprintln!("undecided after {} of {} operations: {:?}", i, history.len(), history[i]);
+                return Ok(());
+            }
+        };
         running[slot] = None;
         if configurations.is_empty() {
             return Err(explain(history, i, before));
@@ -80,17 +89,21 @@ pub fn check<O: Operation>(initial: O::State, history: &[Done<O>]) -> Result<(),
     Ok(())
 }
 
-/// All configurations in which the operation of `slot` has taken effect. Its slot is free afterwards.
+/// All configurations in which the operation of `slot` has taken effect, unless there are too many on the way. Its slot is free
+/// afterwards.
 fn after_return<O: Operation>(
     configurations: HashSet<(O::State, u64)>,
     slot: usize,
     running: &[Option<usize>],
     history: &[Done<O>],
-) -> HashSet<(O::State, u64)> {
+) -> Option<HashSet<(O::State, u64)>> {
     let mut seen = configurations.clone();
     let mut todo: Vec<_> = configurations.into_iter().collect();
     let mut reached = HashSet::new();
     while let Some((state, effective)) = todo.pop() {
+        if seen.len() > CONFIGURATIONS_MAX {
+            return None;
+        }
         if effective & (1 << slot) != 0 {
             reached.insert((state, effective & !(1 << slot)));
             continue;
@@ -105,7 +118,7 @@ fn after_return<O: Operation>(
             }
         }
     }
-    reached
+    Some(reached)
 }
 
 fn explain<O: Operation>(history: &[Done<O>], at: usize, before: HashSet<O::State>) -> String {
