@@ -89,6 +89,20 @@ pub fn check<O: Operation>(initial: O::State, history: &[Done<O>]) -> Result<(),
     Ok(())
 }
 
+/// Checks operations on one object that are done one after the other.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_in_order<O: Operation>(initial: O::State, operations: &[O]) -> Result<(), String> {
+    let done = |(at, operation): (u64, &O)| Done {
+        called_ns: 2 * at,
+        returned_ns: 2 * at + 1,
+        by: 0,
+        operation: operation.clone(),
+    };
+    check(initial, &(0..).zip(operations).map(done).collect::<Vec<_>>())
+}
+
 /// All configurations in which the operation of `slot` has taken effect, unless there are too many on the way. Its slot is free
 /// afterwards.
 fn after_return<O: Operation>(

@@ -45,18 +45,10 @@ impl Operation for Locking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_tests::linear::{Done, check};
+    use quarry_tests::linear::check_in_order;
 
-    /// Checks operations that are done one after the other.
     fn in_order(operations: &[Locking]) -> Result<(), String> {
-        let done = |(at, operation): (usize, &Locking)| Done {
-            called_ns: 2 * at as u64,
-            returned_ns: 2 * at as u64 + 1,
-            by: 0,
-            operation: operation.clone(),
-        };
-        let history: Vec<_> = operations.iter().enumerate().map(done).collect();
-        check(None, &history)
+        check_in_order(None, operations)
     }
 
     #[test]

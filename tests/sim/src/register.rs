@@ -113,18 +113,10 @@ impl Operation for Register {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_tests::linear::{Done, check};
+    use quarry_tests::linear::check_in_order;
 
-    /// Checks operations that are done one after the other.
     fn in_order(operations: &[Register]) -> Result<(), String> {
-        let done = |(at, operation): (usize, &Register)| Done {
-            called_ns: 2 * at as u64,
-            returned_ns: 2 * at as u64 + 1,
-            by: 0,
-            operation: operation.clone(),
-        };
-        let history: Vec<_> = operations.iter().enumerate().map(done).collect();
-        check(Content::new(0), &history)
+        check_in_order(Content::new(0), operations)
     }
 
     #[test]

@@ -233,18 +233,10 @@ fn seen(names: &Names, slot: usize) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_tests::linear::{Done, check};
+    use quarry_tests::linear::check_in_order;
 
-    /// Checks operations that are done one after the other.
     fn in_order(operations: &[Tree]) -> Result<(), String> {
-        let done = |(at, operation): (usize, &Tree)| Done {
-            called_ns: 2 * at as u64,
-            returned_ns: 2 * at as u64 + 1,
-            by: 0,
-            operation: operation.clone(),
-        };
-        let history: Vec<_> = operations.iter().enumerate().map(done).collect();
-        check(Names::default(), &history)
+        check_in_order(Names::default(), operations)
     }
 
     fn file(slot: usize, token: Token) -> Tree {

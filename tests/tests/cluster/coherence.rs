@@ -290,23 +290,27 @@ fn acls_and_modes_are_enforced_at_once() {
     }
 }
 
+/// Two mounts append to one file, `log`, at the same time.
+fn append_from_both(views: &Views, append: impl Fn(usize, &mut File) + Sync) {
+    File::create(views.path(0, "log")).unwrap();
+    std::thread::scope(|s| {
+        for view in [0, 1] {
+            let (path, append) = (views.path(view, "log"), &append);
+            s.spawn(move || append(view, &mut File::options().append(true).open(path).unwrap()));
+        }
+    });
+}
+
 #[test]
 fn appends_of_two_mounts_never_overwrite() {
     const RECORDS: usize = 300;
     const RECORD: usize = 100;
     let (_cluster, views) = two();
-    File::create(views.path(0, "log")).unwrap();
-    std::thread::scope(|s| {
-        for view in [0, 1] {
-            let path = views.path(view, "log");
-            s.spawn(move || {
-                let mut log = File::options().append(true).open(path).unwrap();
-                for n in 0..RECORDS {
-                    let record = format!("{view} {n:05} ");
-                    let record = record + &"x".repeat(RECORD - 1);
-                    assert_eq!(log.write(format!("{}\n", &record[..RECORD - 1]).as_bytes()).unwrap(), RECORD);
-                }
-            });
+    append_from_both(&views, |view, log| {
+        for n in 0..RECORDS {
+            let record = format!("{view} {n:05} ");
+            let record = record + &"x".repeat(RECORD - 1);
+            assert_eq!(log.write(format!("{}\n", &record[..RECORD - 1]).as_bytes()).unwrap(), RECORD);
         }
     });
     for view in [0, 1] {
@@ -334,17 +338,10 @@ fn an_append_of_several_mebibytes_stays_in_one_piece() {
     const RECORDS: u8 = 8;
     const RECORD: usize = 3 << 20;
     let (_cluster, views) = two();
-    File::create(views.path(0, "log")).unwrap();
-    std::thread::scope(|s| {
-        for view in [0, 1] {
-            let path = views.path(view, "log");
-            s.spawn(move || {
-                let mut log = File::options().append(true).open(path).unwrap();
-                for n in 0..RECORDS {
-                    let record = vec![view as u8 * RECORDS + n; RECORD + 100];
-                    assert_eq!(log.write(&record[100..]).unwrap(), RECORD);
-                }
-            });
+    append_from_both(&views, |view, log| {
+        for n in 0..RECORDS {
+            let record = vec![view as u8 * RECORDS + n; RECORD + 100];
+            assert_eq!(log.write(&record[100..]).unwrap(), RECORD);
         }
     });
     let all = fs::read(views.path(1, "log")).unwrap();
