@@ -2,7 +2,6 @@
 
 use crate::loop_disk::LoopDisk;
 use crate::ports::{self, Port};
-use crate::power::Disk;
 use crate::process::{Process, run_quarry};
 use crate::wait::eventually;
 use rustix::mount::{UnmountFlags, unmount};
@@ -97,8 +96,8 @@ pub struct Cluster {
     namenode: Option<Process>,
     namenode_port: Port,
     datanodes: Vec<(Option<Process>, Port)>,
-    disks: BTreeMap<u32, LoopDisk>,
-    supplies: Vec<Disk>,
+    /// By the name of the folder.
+    disks: BTreeMap<String, LoopDisk>,
 }
 
 impl Cluster {
@@ -126,14 +125,8 @@ impl Cluster {
         let path = dir.path().to_path_buf();
         quarry_ok(&["init", &show(&path.join("ca")), "--name", "test"]);
         let namenode_port = ports::reserve();
-        let mut cluster = Self {
-            dir,
-            namenode: None,
-            namenode_port,
-            datanodes: Vec::new(),
-            disks: BTreeMap::new(),
-            supplies: Vec::new(),
-        };
+        let mut cluster =
+            Self { dir, namenode: None, namenode_port, datanodes: Vec::new(), disks: BTreeMap::new() };
         fs::create_dir(path.join("logs")).expect("make the log directory");
         cluster.certificate("namenode", "1");
         cluster.certificate_into("client-test", "admin", "test", &[]);
@@ -164,10 +157,8 @@ impl Cluster {
     }
 
     fn add_datanode(&mut self, number: u32, options: &Options) {
-        if options.loop_disks.contains(&number) {
-            let image = self.path(&format!("datanode-{number}.img"));
-            let disk = LoopDisk::mount(&image, &self.path(&format!("datanode-{number}")));
-            self.disks.insert(number, disk);
+        if options.disks || options.loop_disks.contains(&number) {
+            self.add_disk(&format!("datanode-{number}"));
         }
         self.certificate("datanode", &number.to_string());
         let port = ports::reserve();
@@ -183,15 +174,13 @@ impl Cluster {
         }
         toml += &options.datanode_settings;
         fs::write(self.path(&format!("datanode-{number}.toml")), toml).expect("write a configuration");
-        if options.disks {
-            self.add_disk(&format!("datanode-{number}"));
-        }
         self.datanodes.push((None, port));
         self.start_datanode(number);
     }
 
     fn add_disk(&mut self, name: &str) {
-        self.supplies.push(Disk::new(self.path(&format!("{name}.img")), self.path(name)));
+        let disk = LoopDisk::mount(&self.path(&format!("{name}.img")), &self.path(name));
+        self.disks.insert(name.to_owned(), disk);
     }
 
     /// Starts one more DataNode than there are, with default settings.
@@ -281,7 +270,7 @@ impl Cluster {
     /// # Panics
     /// When it has none.
     pub fn disk(&self, number: u32) -> &LoopDisk {
-        self.disks.get(&number).expect("the DataNode has a disk of its own")
+        self.disks.get(&format!("datanode-{number}")).expect("the DataNode has a disk of its own")
     }
 
     /// `kill -9`.
@@ -316,7 +305,7 @@ impl Cluster {
     /// When a disk cannot be stopped, or a server does not start.
     pub fn cut_power(&mut self) {
         self.kill_servers();
-        self.supplies.iter().for_each(Disk::cut_power);
+        self.disks.values().for_each(LoopDisk::cut_power);
         for number in 1..=self.datanodes.len() {
             let run = self.path(&format!("datanode-{number}/quarry-run.toml"));
             let text = fs::read_to_string(&run).expect("the node took note that it runs");
@@ -445,7 +434,6 @@ impl Drop for Cluster {
         }
         // Before their directory is removed.
         self.kill_servers();
-        self.supplies.clear();
     }
 }
 

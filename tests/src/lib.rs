@@ -9,7 +9,6 @@ pub mod linear;
 pub mod loop_disk;
 pub mod mapping;
 pub mod ports;
-pub mod power;
 pub mod process;
 pub mod program;
 pub mod relay;

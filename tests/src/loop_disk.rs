@@ -1,8 +1,10 @@
-//! A file system in a file, on a loop device: a disk that a test can freeze, tear away and make read-only.
+//! A file system in a file, on a loop device: a disk that a test can freeze, tear away and make read-only, and whose power it can cut.
 
 use crate::process::shell;
 use crate::wait::eventually;
+use rustix::mount::{UnmountFlags, unmount};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Bytes of the disk.
@@ -21,7 +23,7 @@ impl LoopDisk {
     /// When the machine does not let this process.
     pub fn mount(image: &Path, path: &Path) -> Self {
         let disk = Self { image: image.to_owned(), path: path.to_owned() };
-        disk.run(&format!("truncate -s {SIZE} $IMAGE && mkfs.ext4 -q $IMAGE && mkdir $DISK"));
+        disk.run(&format!("truncate -s {SIZE} $IMAGE && mkfs.ext4 -qF $IMAGE && mkdir $DISK"));
         disk.plug_in();
         disk
     }
@@ -46,12 +48,31 @@ impl LoopDisk {
         eventually("the disk is free", Duration::from_secs(60), || {
             self.run("losetup -j $IMAGE").trim().is_empty()
         });
-        self.run("mount -o loop $IMAGE $DISK");
+        self.run("mount -o loop $IMAGE $DISK && rm -rf $DISK/lost+found");
     }
 
     /// Makes the disk read-only, as a kernel does that finds it damaged. It must be mounted anew before it takes writes.
     pub fn abort(&self) {
         self.run("mount -o remount,abort $DISK");
+    }
+
+    /// Cuts the power and gives it back: the file system stops at once, without flushing its journal, and recovers from what is on
+    /// the disk. No process may use it any more.
+    ///
+    /// # Panics
+    /// When it cannot be unmounted or mounted.
+    pub fn cut_power(&self) {
+        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+        let stop = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        let stopped = Command::new("python3").args(["-c", stop]).arg(&self.path).status();
+        assert!(stopped.is_ok_and(|status| status.success()), "the file system does not stop");
+        eventually("the disk is free", Duration::from_secs(10), || {
+            unmount(&self.path, UnmountFlags::empty()).is_ok()
+        });
+        // Another file, so that nothing of the kernel's caches of the old one remains.
+        self.run("cp --sparse=always $IMAGE $IMAGE.new; mv $IMAGE.new $IMAGE");
+        self.plug_in();
     }
 
     fn run(&self, command: &str) -> String {
